@@ -1,0 +1,223 @@
+"""The decoder's internal features φ_l: frozen, truncated after the last block used, equal to those inside `decode`."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import DecoderLayout, known_autoencoders, layout_of
+from .scaling import LatentScaling, scaling_of
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
+
+
+class DecoderFeatures(nn.Module):
+    """Runs an autoencoder's decoder part of the way and returns what its blocks output.
+
+    The features equal those a forward hook sees inside `autoencoder.decode(z)`, where z is the latent after undoing the
+    scaling that the diffusion model applies; `post_quant_conv`, quantisation and packing included. Nothing past the
+    last block used is run. The caller's autoencoder is left as it was: this module keeps a frozen copy of the blocks'
+    structure that shares the weights' memory until either is moved or cast.
+
+    Args:
+        autoencoder: a diffusers AutoencoderKL, AsymmetricAutoencoderKL, AutoencoderTiny, VQModel, AutoencoderDC or
+            AutoencoderKLFlux2, a `TAEF2`, or any other module, given the names of its blocks. Another module is run by
+            its `decode` method where it has one, else by its `decoder`, else by calling it.
+        blocks: names of the blocks to return, in any order; by default every block of a known kind. For any other
+            module, paths of submodules relative to it, such as "decoder.up.3".
+        scaling: how the diffusion model's latents relate to the autoencoder's; by default as its configuration says.
+        upscaling: image pixels per latent position along a side. Known for the known kinds; for any other module the
+            finest block asked for is taken to be at full resolution unless this says otherwise.
+
+    Raises:
+        ValueError: `blocks` names a block that does not exist, or is missing for an autoencoder of unknown kind.
+
+    Example:
+        >>> features = DecoderFeatures(vae, blocks=["mid_block", "up_blocks.0"])
+        >>> maps = features(latents)  # {"mid_block": (B, 512, h, w), "up_blocks.0": (B, 512, 2h, 2w)}
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        blocks: Sequence[str] | None = None,
+        scaling: LatentScaling | None = None,
+        upscaling: int | None = None,
+    ) -> None:
+        super().__init__()
+        layout = layout_of(autoencoder)
+        self.scaling = copy.deepcopy(scaling) if scaling is not None else scaling_of(autoencoder)
+        self.upscaling = upscaling if upscaling is not None else (layout.upscaling if layout else None)
+        self.kind = type(autoencoder).__name__
+        chosen = _check_blocks(autoencoder, layout, blocks)
+        self.decoder: TruncatedDecoder | HookedDecoder
+        if layout is not None and all(name in layout.blocks for name in chosen):
+            self.decoder = TruncatedDecoder(layout, chosen)
+        else:
+            self.decoder = HookedDecoder(autoencoder, chosen)
+        self._upcast_if_required(autoencoder)
+        self.eval()
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks returned, in the order they run (as given, for a module of unknown kind)."""
+        return self.decoder.names
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' floating-point type, which latents are cast to."""
+        return next((p.dtype for p in self.decoder.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((p.device for p in self.decoder.parameters()), self.scaling.mean.device)
+
+    def forward(self, latents: Tensor) -> dict[str, Tensor]:
+        """Features by block name, in the order the blocks run.
+
+        Args:
+            latents: (B, C, h, w) as the diffusion model sees them, on the decoder's device, of any floating type.
+
+        Returns:
+            name → (B, C_l, H_l, W_l), in the decoder's dtype (autocast's, where it is active).
+
+        Raises:
+            ValueError: latents of the wrong rank, type, device or number of channels.
+        """
+        self.check_latents(latents, "latents")
+        # The affine map is done in float32 at least: half precision would lose digits of the statistics.
+        unscaled = self.scaling.to_autoencoder(latents.to(torch.promote_types(latents.dtype, torch.float32)))
+        return self.decoder(unscaled.to(self.dtype))
+
+    def check_latents(self, latents: Tensor, name: str) -> None:
+        """Refuses latents that the decoder can't take, in a message that calls them `name`."""
+        if not isinstance(latents, Tensor) or not latents.is_floating_point():
+            kind = latents.dtype if isinstance(latents, Tensor) else type(latents).__name__
+            raise ValueError(f"{name}: got {kind}, takes a floating-point tensor")
+        channels = self.scaling.channels
+        if latents.ndim < 3 or (channels is not None and latents.shape[1] != channels):
+            wanted = f"(B, {channels if channels is not None else 'C'}, h, w)"
+            raise ValueError(f"{name}: got shape {tuple(latents.shape)}, {self.kind} takes {wanted}")
+        if latents.device != self.device:
+            raise ValueError(
+                f"{name}: on {latents.device}, but the decoder's copy is on {self.device}; "
+                f"move the loss or features with .to({str(latents.device)!r})"
+            )
+
+    def train(self, mode: bool = True) -> DecoderFeatures:
+        """Stays in evaluation mode: the decoder is frozen."""
+        return super().train(False)
+
+    def _upcast_if_required(self, autoencoder: nn.Module) -> None:
+        """Half-precision weights that overflow in half precision (SDXL's) are used in float32."""
+        config: Any = getattr(autoencoder, "config", None)
+        if self.dtype == torch.float16 and bool(getattr(config, "force_upcast", False)):
+            self.float()
+
+
+class TruncatedDecoder(nn.Module):
+    """Stem and blocks of a known layout, up to the last block wanted."""
+
+    def __init__(self, layout: DecoderLayout, wanted: Sequence[str]) -> None:
+        super().__init__()
+        order = list(layout.blocks)
+        self.names = tuple(name for name in order if name in wanted)
+        last = order.index(self.names[-1])
+        self.block_names = tuple(order[: last + 1])
+        self.takes_context = layout.takes_context
+        self.stem = frozen_copy(layout.stem)
+        self.stages = frozen_copy(nn.ModuleList(layout.blocks[name] for name in self.block_names))
+
+    def forward(self, latents: Tensor) -> dict[str, Tensor]:
+        hidden, context = self.stem(latents)
+        features: dict[str, Tensor] = {}
+        for name, block in zip(self.block_names, self.stages, strict=True):
+            hidden = block(hidden, context) if self.takes_context else block(hidden)
+            if name in self.names:
+                features[name] = hidden
+        return features
+
+
+class _AllSeenError(Exception):
+    """Ends a decode once the last block wanted has run."""
+
+
+class HookedDecoder(nn.Module):
+    """Any module: its own decode, watched by hooks on a frozen copy and ended after the last block wanted."""
+
+    def __init__(self, autoencoder: nn.Module, wanted: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(wanted)
+        self.model = frozen_copy(autoencoder)
+        for disable in ("disable_tiling", "disable_slicing"):
+            if hasattr(self.model, disable):
+                getattr(self.model, disable)()
+        self._seen: dict[str, Tensor] = {}
+        for name in self.names:
+            self.model.get_submodule(name).register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str) -> Any:
+        def remember(module: nn.Module, arguments: Any, output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            if not isinstance(value, Tensor):
+                raise ValueError(f"blocks: {name} outputs {type(output).__name__}, features are tensors")
+            self._seen[name] = value
+            if len(self._seen) == len(self.names):
+                raise _AllSeenError
+
+        return remember
+
+    def forward(self, latents: Tensor) -> dict[str, Tensor]:
+        self._seen = {}
+        decode = getattr(self.model, "decode", None) or getattr(self.model, "decoder", None) or self.model
+        try:
+            decode(latents)
+        except _AllSeenError:
+            features, self._seen = {name: self._seen[name] for name in self.names}, {}
+            return features
+        missing = [name for name in self.names if name not in self._seen]
+        raise ValueError(f"blocks: decoding did not run {', '.join(missing)}")
+
+
+def frozen_copy(module: ModuleType) -> ModuleType:
+    """A copy in evaluation mode whose parameters and buffers share the original's memory and take no gradient.
+
+    The original keeps its mode, its `requires_grad` and its hooks; the copy's modules may be replaced freely.
+    """
+    shared: dict[int, Any] = {}
+    for parameter in module.parameters():
+        if type(parameter) is nn.Parameter:
+            shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in module.buffers():
+        shared[id(buffer)] = buffer.detach()
+    return copy.deepcopy(module, shared).requires_grad_(False).eval()
+
+
+def _check_blocks(autoencoder: nn.Module, layout: DecoderLayout | None, blocks: Sequence[str] | None) -> list[str]:
+    """The blocks to use, each known to exist, or a message that says which there are."""
+    if blocks is None:
+        if layout is None:
+            raise ValueError(
+                f"blocks: needed for {type(autoencoder).__name__}, whose blocks are not known; name submodules that "
+                f"its decode runs through (known without: {', '.join(known_autoencoders())})"
+            )
+        return list(layout.blocks)
+    if isinstance(blocks, str) or not blocks or len(set(blocks)) != len(blocks):
+        raise ValueError(f"blocks: got {blocks!r}, takes a non-empty list of different block names")
+    modules: Mapping[str, nn.Module] = dict(autoencoder.named_modules())
+    for name in blocks:
+        if not (layout and name in layout.blocks) and (name == "" or name not in modules):
+            names = list(layout.blocks) if layout else [path for path in modules if path]
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            shown = ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
+            raise ValueError(f"blocks: {type(autoencoder).__name__} has no block {name!r}{hint} It has: {shown}")
+    if layout and any(name in layout.blocks for name in blocks) and not all(name in layout.blocks for name in blocks):
+        raise ValueError(f"blocks: got {list(blocks)!r}, takes either block names or submodule paths, not a mixture")
+    return list(blocks)

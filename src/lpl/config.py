@@ -1,0 +1,322 @@
+"""Recipes: one YAML file describes one run, and nothing starts before all of it has been checked.
+
+A recipe is read (`load_recipe`), merged with the recipe it `extends`, overridden by `key=value` words from the command
+line, and validated. Whatever is wrong is reported all at once, each with the path of the key, what was given and what
+is allowed (`RecipeError`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be run; the message lists every reason."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class DataConfig(Section):
+    """Which images to train on, and how they are cut before the autoencoder sees them."""
+
+    source: str = "photographs"  # "photographs" (bundled), a folder, a parquet file or glob, *.tar shards, a hub name
+    format: Literal["auto", "photographs", "folder", "parquet", "webdataset", "hub"] = "auto"
+    split: str = "train"  # for the bundled photographs ("train", "test") and hub data sets
+    holdout: str | None = None  # where the held-out images lie, written like `source`
+    holdout_split: str = "test"
+    image_column: str = "image"
+    label_column: str | None = "label"  # None: an unlabelled data set, one class
+    resolution: PositiveInt = 64  # pixels a side after the crop
+    crop: Literal["center", "random"] = "center"
+    crops_per_image: PositiveInt = 1  # random crops cached for each image
+    flip: bool = True  # cache the horizontal mirror image too
+    limit: PositiveInt | None = None  # use only the first images
+    cache: str | None = None  # folder of the latent cache; by default one named after everything it depends on
+
+    @model_validator(mode="after")
+    def _crops(self) -> DataConfig:
+        if self.crop == "center" and self.crops_per_image > 1:
+            raise ValueError(f"crops_per_image={self.crops_per_image} needs crop=random: center crops are all the same")
+        return self
+
+
+class AutoencoderConfig(Section):
+    """The frozen autoencoder."""
+
+    path: str = "demo"  # "demo" (bundled), a folder, or a hub name
+    subfolder: str | None = None  # where the autoencoder lies within a pipeline's folder, often "vae"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # for encoding and decoding images
+    batch_size: PositiveInt = 32
+
+
+class DenoiserConfig(Section):
+    """The MMDiT that is trained."""
+
+    preset: Literal["T", "S", "B", "L", "XL"] = "S"
+    patch_size: Literal[1, 2, 4] = 2
+    label_dropout: Fraction = 0.1  # share of labels replaced by the null label, for classifier-free guidance
+    qk_norm: bool = True  # RMS-normalised queries and keys, as in SD3.5; steadier in bfloat16
+    max_tokens_per_side: PositiveInt = 64  # positional embeddings reach this far, so that post-training may go larger
+    gradient_checkpointing: bool = False
+
+
+class DiffusionConfig(Section):
+    """The path from data to noise, and what the denoiser predicts."""
+
+    path: Literal["ddpm", "flow_ot"] = "flow_ot"
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"  # for ddpm
+    num_timesteps: PositiveInt = 1000
+    beta_start: PositiveFloat = 0.00085
+    beta_end: PositiveFloat = 0.012
+    logit_mean: float = 0.0  # for flow_ot: t = sigmoid(N(logit_mean, logit_std²)), as in SD3
+    logit_std: PositiveFloat = 1.0
+
+
+class PerceptualConfig(Section):
+    """The term added to the diffusion loss; the names are those of `LatentPerceptualLoss`."""
+
+    weight: NonNegativeFloat | Literal["matched"] = 1.0  # "matched": set by variance over the first batches
+    variance_fraction: PositiveFloat = 0.1  # of Var(ℓ2), where the weight is matched
+    matching_batches: Annotated[int, Field(ge=2)] = 32
+    blocks: tuple[str, ...] | None = None  # None: every block the autoencoder's kind is known to have
+    sigma_threshold: PositiveFloat | None = 3.0  # τ_σ; None: no gate
+    normalization: Literal["prediction", "target", "independent", "unit", "none"] = "prediction"
+    outliers: Literal["deep", "all", "none"] = "deep"
+    depth_weights: bool = True
+    reduction: Literal["mean", "sum"] = "mean"
+    precision: Literal["float32", "bfloat16"] = "float32"  # in which the decoder's blocks run
+
+
+class ObjectiveConfig(Section):
+    """L_tot = weighting(t) · L_diff + w_LPL · L_LPL."""
+
+    weighting: Literal["none", "min_snr", "gated"] = "none"
+    min_snr_gamma: PositiveFloat = 5.0
+    gate_gain: NonNegativeFloat = 1.0  # for gated: w_LPL · Var(LPL)/Var(ℓ2) in eq. (15)
+    gate_sigma_threshold: PositiveFloat = 3.0
+    perceptual: PerceptualConfig | None = None  # None: the ℓ2 baseline
+
+
+class TrainingConfig(Section):
+    """Optimisation."""
+
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 64  # samples a process and forward pass
+    accumulation: PositiveInt = 1  # forward passes an optimiser step
+    learning_rate: PositiveFloat = 3e-4
+    warmup_steps: NonNegativeInt = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    clip_norm: PositiveFloat | None = 1.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema_start: NonNegativeInt = 0  # step at which the average begins, from the weights of that step
+    initial_checkpoint: str | None = None  # a run's folder or one checkpoint's: post-training starts there
+    initial_weights: Literal["raw", "ema"] = "raw"
+    time_budget: PositiveFloat | None = None  # seconds of training after which the run ends early
+    log_every: PositiveInt = 10
+    checkpoint_every: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 2
+
+
+class SamplingConfig(Section):
+    """How images are drawn."""
+
+    method: Literal["ddim", "euler", "heun", "rk4", "dopri5"] = "euler"
+    steps: PositiveInt = 50
+    eta: Fraction = 0.0  # for ddim: 0 is deterministic, 1 is ancestral
+    tolerance: PositiveFloat = 1e-5  # for dopri5, absolute and relative
+    guidance_scale: NonNegativeFloat = 1.0  # 1: no guidance
+    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)  # of time, 0 = data and 1 = noise
+    weights: Literal["ema", "raw"] = "ema"
+    seed: NonNegativeInt = 0
+    count: PositiveInt = 64
+    batch_size: PositiveInt = 64
+    labels: tuple[NonNegativeInt, ...] | None = None  # None: every class in turn
+
+
+class EvaluationConfig(Section):
+    """What samples are measured with, and against."""
+
+    extractor: str = "none"  # "none", "inception", a transformers vision model's folder or name, or "FILE.py:FUNCTION"
+    reference: Literal["train", "holdout"] = "train"  # the images that samples are compared with
+    reference_limit: PositiveInt | None = None
+    neighbours: PositiveInt = 5  # k of precision, recall, density and coverage
+    kid_subsets: PositiveInt = 50
+    kid_subset_size: PositiveInt = 500
+    batch_size: PositiveInt = 64
+
+
+class Recipe(Section):
+    """One run: from images to metrics."""
+
+    name: str = "run"
+    output: str | None = None  # the run's folder; by default runs/NAME
+    seed: NonNegativeInt = 0
+    data: DataConfig = DataConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.sampling.method == "ddim" and self.diffusion.path != "ddpm":
+            raise ValueError("sampling.method=ddim needs diffusion.path=ddpm; flow_ot takes euler, heun, rk4 or dopri5")
+        if self.training.ema_start >= self.training.steps and self.sampling.weights == "ema":
+            raise ValueError(
+                f"training.ema_start={self.training.ema_start} is not before training.steps={self.training.steps}, "
+                "so sampling.weights=ema would have nothing to sample with; start it earlier or take weights=raw"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files go."""
+        return Path(self.output) if self.output else Path("runs") / self.name
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, applies `key=value` overrides (dotted keys, YAML values), and checks the whole.
+
+    Raises:
+        RecipeError: the file is missing or is not YAML, an override is not of the form key=value, a key is unknown or
+            a value impossible.
+    """
+    return load_section(Recipe, path, overrides)
+
+
+def load_section(schema: type[SectionT], path: str | Path, overrides: Sequence[str] = ()) -> SectionT:
+    """What `load_recipe` does, for recipes of another kind."""
+    values = read_yaml(Path(path))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise RecipeError(f"{override!r} is not of the form key=value, such as training.steps=1000")
+        set_dotted(values, key, parse_value(text, override))
+    return build_section(schema, values, origin=str(path))
+
+
+def build_recipe(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    """Validates nested mappings into a `Recipe`; `origin` names their source in the message."""
+    return build_section(Recipe, values, origin)
+
+
+def build_section(schema: type[SectionT], values: Mapping[str, Any], origin: str = "recipe") -> SectionT:
+    """What `build_recipe` does, for recipes of another kind."""
+    problems = list(_unknown_keys(values, schema))
+    try:
+        recipe = schema.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(entry) for entry in error.errors() if entry["type"] != "extra_forbidden"]
+        raise RecipeError(f"{origin}: " + "; ".join(problems)) from None
+    return recipe
+
+
+def dump_recipe(recipe: Section) -> str:
+    """The whole recipe as YAML, defaults included: what was run, not what was written."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, merged over the one named by its `extends` key (relative to the file)."""
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such recipe file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections, got {type(values).__name__}")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if (path.parent / parent).resolve() == path.resolve():
+        raise RecipeError(f"{path}: extends itself")
+    return merge(read_yaml(path.parent / parent), values)
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`top` over `base`, section by section; a value of `top` replaces the one below it."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets `a.b.c` in nested dictionaries, making those that are missing."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = values.get(parent)
+        if below is None:
+            below = {}
+        elif not isinstance(below, dict):
+            raise RecipeError(f"{key}: {parent} is the value {below!r}, not a section")
+        values[parent] = below
+        values = below
+    values[last] = value
+
+
+def parse_value(text: str, origin: str) -> Any:
+    """A YAML scalar or list; numbers such as 1e-4, which YAML reads as text, become numbers."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{origin}: not a YAML value: {error}") from None
+    return value
+
+
+def _unknown_keys(values: Mapping[str, Any], section: type[BaseModel], path: str = "") -> Iterable[str]:
+    """A message for each key that no section knows, with the nearest one that exists."""
+    fields = section.model_fields
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)
+            hint = f"did you mean {path}{near[0]}? " if near else ""
+            yield f"{path}{key}: no such key; {hint}allowed here: {', '.join(fields)}"
+        elif isinstance(value, Mapping):
+            for candidate in _sections_of(fields[key].annotation):
+                yield from _unknown_keys(value, candidate, f"{path}{key}.")
+
+
+def _sections_of(annotation: Any) -> Iterable[type[Section]]:
+    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return [member for member in members if isinstance(member, type) and issubclass(member, Section)]
+
+
+def _describe(entry: Any) -> str:
+    """One pydantic error in the words of the person who wrote the recipe."""
+    parts = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal[", "function-"))]
+    path = ".".join(part for part in parts if part not in ("float", "int", "str", "bool"))
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path}: got {entry['input']!r}; {message[0].lower()}{message[1:]}"

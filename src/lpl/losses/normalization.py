@@ -1,0 +1,86 @@
+"""The normalisations φ → φ', φ̂ → φ̂' under which the latent perceptual loss compares features.
+
+Each is a function of (prediction φ̂, target φ, mask ρ) that returns the difference φ̂' − φ'. A further one is a function
+and a line in `NORMALIZATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+NormalizationName = Literal["prediction", "target", "independent", "unit", "none"]
+Normalization = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+# A channel's variance is never taken to be less than this share of the mean variance of its block's channels: a dead
+# channel would otherwise be magnified without bound. Live channels are not touched.
+VARIANCE_FLOOR = 1e-6
+
+
+def masked_statistics(features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and floored standard deviation over the positions kept, per sample and channel.
+
+    Args:
+        features: (B, C, H, W).
+        mask: boolean (B, C, H, W), True where a position counts, or None for all.
+
+    Returns:
+        Mean and standard deviation, each (B, C, 1, 1). The variance divides by the number of positions.
+    """
+    if mask is None:
+        variance, mean = torch.var_mean(features, dim=(-2, -1), correction=0, keepdim=True)
+    else:
+        count = mask.sum(dim=(-2, -1), keepdim=True).clamp_min(1)
+        mean = (features * mask).sum(dim=(-2, -1), keepdim=True) / count
+        variance = ((features - mean).square() * mask).sum(dim=(-2, -1), keepdim=True) / count
+    floor = VARIANCE_FLOOR * variance.detach().mean(dim=1, keepdim=True)
+    tiny = torch.finfo(features.dtype).tiny ** 0.5
+    return mean, variance.clamp_min(tiny).maximum(floor).sqrt()
+
+
+def by_prediction(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Both standardised by the prediction's statistics, which take no gradient: the paper's choice.
+
+    The shared mean cancels in the difference.
+    """
+    _, std = masked_statistics(prediction.detach(), mask)
+    return (prediction - target) / std
+
+
+def by_target(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Both standardised by the target's statistics."""
+    _, std = masked_statistics(target, mask)
+    return (prediction - target) / std
+
+
+def independent(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Each standardised by its own statistics, with gradient through the prediction's.
+
+    Blind to any change of a channel's mean and contrast.
+    """
+    mean, std = masked_statistics(prediction, mask)
+    target_mean, target_std = masked_statistics(target, mask)
+    return (prediction - mean) / std - (target - target_mean) / target_std
+
+
+def by_unit(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Both divided by the target's norm over channels at each position, as widely copied code does."""
+    norm = torch.linalg.vector_norm(target, dim=1, keepdim=True)
+    return (prediction - target) / norm.clamp_min(torch.finfo(target.dtype).tiny ** 0.5)
+
+
+def raw(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """The features as they are."""
+    return prediction - target
+
+
+NORMALIZATIONS: dict[str, Normalization] = {
+    "prediction": by_prediction,
+    "target": by_target,
+    "independent": independent,
+    "unit": by_unit,
+    "none": raw,
+}

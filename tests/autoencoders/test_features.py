@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from lpl import DecoderFeatures
+from lpl.autoencoders import TAEF2, LatentScaling
+
+# What each model's pipeline does to the diffusion model's latents before `decode`, written out from the pipelines.
+
+
+def undo_scaling(name: str, model: nn.Module, latents: torch.Tensor) -> torch.Tensor:
+    config = getattr(model, "config", None)
+    if name == "taef2":
+        return latents
+    if name == "flux2":
+        std = torch.sqrt(model.bn.running_var.view(1, -1, 1, 1) + config.batch_norm_eps)
+        latents = latents * std + model.bn.running_mean.view(1, -1, 1, 1)
+        b, c, h, w = latents.shape
+        latents = latents.reshape(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+        return latents.reshape(b, c // 4, 2 * h, 2 * w)
+    if name == "playground":
+        mean = torch.tensor(config.latents_mean).view(1, 4, 1, 1)
+        std = torch.tensor(config.latents_std).view(1, 4, 1, 1)
+        return latents * std / config.scaling_factor + mean
+    return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+
+
+def latents_for(features: DecoderFeatures, batch: int = 2, height: int = 6, width: int = 4) -> torch.Tensor:
+    channels = features.scaling.channels or 32
+    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def hooked(name: str, model: nn.Module, latents: torch.Tensor, blocks: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Outputs of the blocks seen by hooks inside the model's own decode."""
+    seen: dict[str, torch.Tensor] = {}
+    hooks = []
+    for block in blocks:
+        module = model.decoder.get_submodule(block)
+        hooks.append(module.register_forward_hook(lambda _m, _i, output, block=block: seen.update({block: output})))
+    with torch.no_grad():
+        model.decode(undo_scaling(name, model, latents))
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_features_equal_what_hooks_see_inside_decode(name: str) -> None:
+    model = zoo.make(name)
+    features = DecoderFeatures(model)
+    latents = latents_for(features)
+    expected = hooked(name, model, latents, features.blocks)
+    actual = features(latents)
+    assert list(actual) == list(features.blocks)
+    assert len(actual) >= 3
+    for block, value in actual.items():
+        torch.testing.assert_close(value, expected[block], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_upscaling_is_that_of_the_decoded_image(name: str) -> None:
+    model = zoo.make(name)
+    features = DecoderFeatures(model)
+    latents = latents_for(features, batch=1)
+    with torch.no_grad():
+        decoded = model.decode(undo_scaling(name, model, latents))
+    image = getattr(decoded, "sample", decoded)
+    assert image.shape[-2] == latents.shape[-2] * features.scaling.patch * features.upscaling
+
+
+def test_stable_diffusion_has_the_papers_five_blocks() -> None:
+    blocks = DecoderFeatures(zoo.make("stable_diffusion")).blocks
+    assert blocks == ("mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2", "up_blocks.3")
+
+
+def test_nothing_past_the_last_block_is_run_or_kept() -> None:
+    model = zoo.make("stable_diffusion")
+    features = DecoderFeatures(model, blocks=["up_blocks.0", "mid_block"])
+    assert features.blocks == ("mid_block", "up_blocks.0")
+    names = [name for name, _ in features.named_parameters()]
+    kept = sum(p.numel() for p in features.parameters())
+    used = [model.post_quant_conv, model.decoder.conv_in, model.decoder.mid_block, model.decoder.up_blocks[0]]
+    assert kept == sum(p.numel() for module in used for p in module.parameters()), names
+
+
+def test_hooked_decoder_stops_after_the_last_block() -> None:
+    ran: list[int] = []
+
+    class Layer(nn.Module):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ran.append(self.index)
+            return self.conv(x)
+
+    decoder = nn.Sequential(*(Layer(index) for index in range(4)))
+    maps = DecoderFeatures(decoder, blocks=["2", "0"])(torch.randn(1, 4, 5, 5))
+    assert ran == [0, 1, 2]
+    assert set(maps) == {"0", "2"}
+
+
+def test_the_callers_autoencoder_is_left_as_it_was() -> None:
+    model = zoo.make("stable_diffusion").train()
+    before = copy.deepcopy(model.state_dict())
+    features = DecoderFeatures(model)
+    latents = latents_for(features).requires_grad_()
+    sum(value.square().mean() for value in features(latents).values()).backward()
+    features.to(torch.bfloat16)
+    assert model.training
+    assert all(p.requires_grad and p.grad is None and p.dtype == torch.float32 for p in model.parameters())
+    assert all(not module._forward_hooks for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(not p.requires_grad for p in features.parameters())
+    assert latents.grad is not None
+    assert latents.grad.abs().sum() > 0
+
+
+def test_the_copy_shares_the_weights_memory() -> None:
+    model = zoo.make("stable_diffusion")
+    features = DecoderFeatures(model)
+    own = {p.data_ptr() for p in features.parameters()}
+    assert own <= {p.data_ptr() for p in model.parameters()}
+
+
+def test_training_mode_of_the_original_does_not_reach_the_features() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Dropout(0.5), nn.Conv2d(8, 8, 3, padding=1)).train()
+    features = DecoderFeatures(model, blocks=["2"]).train()
+    latents = torch.randn(2, 4, 5, 5)
+    assert torch.equal(features(latents)["2"], features(latents)["2"])
+
+
+def test_tiling_and_slicing_do_not_change_the_features() -> None:
+    model = zoo.make("stable_diffusion")
+    model.enable_tiling()
+    model.enable_slicing()
+    by_path = DecoderFeatures(model, blocks=["decoder.mid_block"])
+    by_name = DecoderFeatures(model, blocks=["mid_block"])
+    latents = latents_for(by_name, height=24, width=24)
+    torch.testing.assert_close(by_path(latents)["decoder.mid_block"], by_name(latents)["mid_block"])
+    assert model.use_tiling
+    assert model.use_slicing
+
+
+def test_force_upcast_weights_in_half_precision_run_in_float32() -> None:
+    features = DecoderFeatures(zoo.make("sdxl").half())
+    assert features.dtype == torch.float32
+    assert DecoderFeatures(zoo.make("taef2").half()).dtype == torch.float16
+
+
+def test_an_override_of_the_scaling() -> None:
+    model = zoo.make("stable_diffusion")
+    latents = torch.randn(1, 4, 4, 4)
+    plain = DecoderFeatures(model, scaling=LatentScaling())
+    for block, value in DecoderFeatures(model)(latents * 0.18215).items():
+        torch.testing.assert_close(value, plain(latents)[block], rtol=1e-4, atol=1e-5)
+
+
+def test_straight_through_gradient_of_quantised_latents() -> None:
+    features = DecoderFeatures(zoo.make("vq"))
+    latents = latents_for(features).requires_grad_()
+    features(latents)["up_blocks.1"].square().sum().backward()
+    assert latents.grad is not None
+    assert latents.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"blocks": ["mid_blok"]}, "did you mean 'mid_block'"),
+        ({"blocks": []}, "non-empty"),
+        ({"blocks": "mid_block"}, "non-empty list"),
+        ({"blocks": ["mid_block", "decoder.up_blocks.0"]}, "not a mixture"),
+    ],
+)
+def test_unknown_blocks_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DecoderFeatures(zoo.make("stable_diffusion"), **arguments)
+
+
+def test_an_unknown_kind_needs_block_names() -> None:
+    with pytest.raises(ValueError, match="blocks: needed for Sequential"):
+        DecoderFeatures(nn.Sequential(nn.Conv2d(4, 4, 1)))
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (torch.zeros(1, 3, 4, 4), r"latents: got shape \(1, 3, 4, 4\)"),
+        (torch.zeros(1, 4, 4, 4, dtype=torch.int64), "latents: got torch.int64"),
+        (torch.zeros(4), "latents: got shape"),
+        (torch.zeros(1, 4, 4, 4, device="meta"), "latents: on meta"),
+    ],
+)
+def test_latents_that_do_not_fit_are_refused(latents: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DecoderFeatures(zoo.make("stable_diffusion"))(latents)
+
+
+def test_real_taef2_features(shared) -> None:
+    model = TAEF2.from_folder(shared / "weights" / "taef2")
+    features = DecoderFeatures(model)
+    assert features.blocks == ("5", "10", "15", "18")
+    latents = torch.randn(1, 32, 8, 8)
+    expected = hooked("taef2", model, latents, features.blocks)
+    for block, value in features(latents).items():
+        torch.testing.assert_close(value, expected[block], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,19 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of photographs and weights that some tests use and none may need."""
+    folder = Path(os.environ.get("LPL_SHARED", ROOT.parent / "shared"))
+    if not (folder / "weights" / "taef2").is_dir():
+        pytest.skip(f"no shared data at {folder} (set LPL_SHARED to a folder that holds data/ and weights/)")
+    return folder
