@@ -7,12 +7,13 @@ is allowed (`RecipeError`).
 
 from __future__ import annotations
 
+import copy
 import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -34,7 +35,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-SectionT = TypeVar("SectionT", bound=Section)
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class DataConfig(Section):
@@ -187,8 +188,16 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.sampling.method == "ddim" and self.diffusion.path != "ddpm":
-            raise ValueError("sampling.method=ddim needs diffusion.path=ddpm; flow_ot takes euler, heun, rk4 or dopri5")
+        sampling, ddpm = self.sampling, self.diffusion.path == "ddpm"
+        if (sampling.method == "ddim") != ddpm:
+            takes = "ddim" if ddpm else "euler, heun, rk4 or dopri5"
+            raise ValueError(f"sampling.method={sampling.method}: diffusion.path={self.diffusion.path} takes {takes}")
+        if sampling.eta > 0 and not ddpm:
+            raise ValueError(f"sampling.eta={sampling.eta}: only ddim takes one, flow_ot's samplers are deterministic")
+        if ddpm and sampling.steps > self.diffusion.num_timesteps:
+            raise ValueError(
+                f"sampling.steps={sampling.steps}: at most diffusion.num_timesteps={self.diffusion.num_timesteps}"
+            )
         if self.training.ema_start >= self.training.steps and self.sampling.weights == "ema":
             raise ValueError(
                 f"training.ema_start={self.training.ema_start} is not before training.steps={self.training.steps}, "
@@ -202,34 +211,44 @@ class Recipe(Section):
         return Path(self.output) if self.output else Path("runs") / self.name
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+@overload
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe: ...
+
+
+@overload
+def load_recipe(path: str | Path, overrides: Sequence[str], schema: type[SectionType]) -> SectionType: ...
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), schema: type[Section] | None = None) -> Section:
     """Reads a recipe, applies `key=value` overrides (dotted keys, YAML values), and checks the whole.
+
+    Args:
+        path: the YAML file.
+        overrides: settings that replace those of the file, such as "training.steps=1000".
+        schema: what the file describes; by default a `Recipe`.
 
     Raises:
         RecipeError: the file is missing or is not YAML, an override is not of the form key=value, a key is unknown or
             a value impossible.
     """
-    return load_section(Recipe, path, overrides)
+    return build_recipe(apply_overrides(read_yaml(Path(path)), overrides), str(path), schema or Recipe)
 
 
-def load_section(schema: type[SectionT], path: str | Path, overrides: Sequence[str] = ()) -> SectionT:
-    """What `load_recipe` does, for recipes of another kind."""
-    values = read_yaml(Path(path))
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise RecipeError(f"{override!r} is not of the form key=value, such as training.steps=1000")
-        set_dotted(values, key, parse_value(text, override))
-    return build_section(schema, values, origin=str(path))
+@overload
+def build_recipe(values: Mapping[str, Any], origin: str = "recipe") -> Recipe: ...
 
 
-def build_recipe(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
-    """Validates nested mappings into a `Recipe`; `origin` names their source in the message."""
-    return build_section(Recipe, values, origin)
+@overload
+def build_recipe(values: Mapping[str, Any], origin: str, schema: type[SectionType]) -> SectionType: ...
 
 
-def build_section(schema: type[SectionT], values: Mapping[str, Any], origin: str = "recipe") -> SectionT:
-    """What `build_recipe` does, for recipes of another kind."""
+def build_recipe(values: Mapping[str, Any], origin: str = "recipe", schema: type[Section] | None = None) -> Section:
+    """Validates nested mappings into a `Recipe`, or into another section; `origin` names their source in messages.
+
+    Raises:
+        RecipeError: keys that are unknown and values that are impossible, all of them.
+    """
+    schema = schema or Recipe
     problems = list(_unknown_keys(values, schema))
     try:
         recipe = schema.model_validate(values)
@@ -237,6 +256,21 @@ def build_section(schema: type[SectionT], values: Mapping[str, Any], origin: str
         problems += [_describe(entry) for entry in error.errors() if entry["type"] != "extra_forbidden"]
         raise RecipeError(f"{origin}: " + "; ".join(problems)) from None
     return recipe
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Nested mappings with `key=value` settings replaced; keys are dotted, values are YAML.
+
+    Raises:
+        RecipeError: an override is not of that form.
+    """
+    changed = copy.deepcopy(dict(values))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise RecipeError(f"{override!r} is not of the form key=value, such as training.steps=1000")
+        set_dotted(changed, key, parse_value(text, override))
+    return changed
 
 
 def dump_recipe(recipe: Section) -> str:
@@ -286,7 +320,7 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def parse_value(text: str, origin: str) -> Any:
-    """A YAML scalar or list; numbers such as 1e-4, which YAML reads as text, become numbers."""
+    """A YAML value written on the command line."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

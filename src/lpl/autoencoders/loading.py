@@ -44,7 +44,8 @@ def load_autoencoder(
         raise FileNotFoundError(f"{inside}: holds neither config.json (diffusers) nor decoder.safetensors (TAEF2)")
     else:
         model = _from_hub(str(path), subfolder)
-    return Autoencoder(model.to(device=device, dtype=dtype))
+    # Convolutions run about twice as fast on channels-last weights, on CPUs and on GPUs with tensor cores.
+    return Autoencoder(model.to(device=device, dtype=dtype, memory_format=torch.channels_last))
 
 
 def _class_name(config: Path) -> str:

@@ -1,0 +1,154 @@
+"""The command line: `lpl encode`, `train`, `sample`, `evaluate`, `report`, `study`.
+
+Heavy libraries are imported inside the commands, so that `lpl --help` and a misspelt option answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .config import Recipe, SectionType, apply_overrides, build_recipe, load_recipe
+from .errors import LplError
+
+app = typer.Typer(
+    help="Latent diffusion with the latent perceptual loss: from images to a report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe: one YAML file describes one run.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder, as `lpl train` wrote it.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE …", help="Settings that replace the recipe's.")
+]
+SetName = Annotated[str, typer.Option("--set", help="Name of the set of samples, a folder below RUN/samples.")]
+
+
+@app.command()
+def encode(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Encode a recipe's images into the latent cache that training reads."""
+    with reported():
+        loaded = load_recipe(recipe, overrides or [])
+        from .data import build_latent_cache
+
+        cache = build_latent_cache(loaded.data, _autoencoder(loaded), loaded.autoencoder.batch_size)
+        console.print(f"{len(cache):,} latents of {len(cache.classes)} classes in {cache.folder}")
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Carry on with a run that is there already.")] = True,
+) -> None:
+    """Train what a recipe describes, or carry on with it."""
+    with reported():
+        loaded = load_recipe(recipe, overrides or [])
+        from .training import train as run_training
+
+        console.print(f"trained: {run_training(loaded, resume=resume)}")
+
+
+@app.command()
+def sample(run: RunFolder, overrides: Overrides = None, name: SetName = "default") -> None:
+    """Draw images from a run; KEY=VALUE are keys of the recipe's section sampling, such as guidance_scale=2."""
+    with reported():
+        from .evaluation.run import recipe_of
+        from .training import sample_run
+
+        config = with_overrides(recipe_of(run).sampling, overrides or [])
+        console.print(f"samples: {sample_run(run, config, name)}")
+
+
+@app.command()
+def evaluate(run: RunFolder, overrides: Overrides = None, name: SetName = "default") -> None:
+    """Measure a run's samples; KEY=VALUE are keys of the recipe's section evaluation, such as extractor=inception."""
+    with reported():
+        from .evaluation.run import evaluate_run, recipe_of
+        from .reports import compare_table
+
+        config = with_overrides(recipe_of(run).evaluation, overrides or [])
+        evaluate_run(run, config, name, device=_device())
+        console.print(compare_table([run], name))
+        console.print(f"metrics: {run / 'metrics.json'}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Runs to compare; the others are compared with the first.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    name: SetName = "default",
+) -> None:
+    """Write one self-contained HTML page about one or more runs."""
+    with reported():
+        from .reports import compare_table, write_report
+
+        page = write_report(runs, output, title, name)
+        console.print(compare_table(runs, name))
+        console.print(f"report: {page}")
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="A study: YAML that names a recipe and the arms to compare.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE …", help="Settings for every run of the study.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The study's folder.")] = None,
+) -> None:
+    """Pre-train once, post-train every arm from there, and sample, evaluate and report all of them."""
+    with reported():
+        from .study import load_study, run_study
+
+        run_study(load_study(file), overrides or [], output, console)
+
+
+def with_overrides(section: SectionType, overrides: list[str]) -> SectionType:
+    """A section of a recipe with `key=value` settings of its own replaced."""
+    return build_recipe(apply_overrides(section.model_dump(), overrides), "command line", type(section))
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Shows an error that a person can mend in its own words, and exits with 1; LPL_TRACEBACK=1 shows where it arose."""
+    try:
+        yield
+    except (LplError, ValueError, FileNotFoundError) as error:
+        if os.environ.get("LPL_TRACEBACK"):
+            raise
+        Console(stderr=True, soft_wrap=True).print("error:", str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _autoencoder(recipe: Recipe) -> Any:
+    import torch
+
+    from .autoencoders import load_autoencoder
+
+    config = recipe.autoencoder
+    return load_autoencoder(config.path, config.subfolder, getattr(torch, config.precision), _device())
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main(run: Callable[[], Any] = app) -> None:
+    """Entry point of the `lpl` command."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lpl.config import (
+    DataConfig,
+    Recipe,
+    RecipeError,
+    apply_overrides,
+    build_recipe,
+    dump_recipe,
+    load_recipe,
+    merge,
+)
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_dumped_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    values = {"training": {"steps": 7, "betas": [0.8, 0.9]}, "objective": {"perceptual": {"weight": "matched"}}}
+    recipe = build_recipe(values)
+    path = write(tmp_path / "recipe.yaml", dump_recipe(recipe))
+    assert load_recipe(path) == recipe
+
+
+def test_overrides_reach_any_depth_and_are_yaml(tmp_path: Path) -> None:
+    path = write(tmp_path / "recipe.yaml", "training: {steps: 5, ema_start: 1}\n")
+    recipe = load_recipe(
+        path, ["training.learning_rate=1e-4", "objective.perceptual.blocks=[mid_block]", "data.limit=3", "name=x=y"]
+    )
+    assert recipe.training.learning_rate == 1e-4
+    assert recipe.training.steps == 5
+    assert recipe.objective.perceptual is not None
+    assert recipe.objective.perceptual.blocks == ("mid_block",)
+    assert recipe.data.limit == 3
+    assert recipe.name == "x=y"
+    assert load_recipe(path, ["objective.perceptual=null"]).objective.perceptual is None
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "data: {resolution: 32, flip: false}\ntraining: {steps: 9}\n")
+    (tmp_path / "more").mkdir()
+    path = write(tmp_path / "more" / "top.yaml", "extends: ../base.yaml\ndata: {resolution: 64}\n")
+    recipe = load_recipe(path)
+    assert (recipe.data.resolution, recipe.data.flip, recipe.training.steps) == (64, False, 9)
+
+
+def test_merging_leaves_its_arguments_alone() -> None:
+    base, top = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}
+    assert merge(base, top) == {"a": {"b": 3, "c": 2}}
+    assert base == {"a": {"b": 1, "c": 2}}
+    assert apply_overrides(base, ["a.b=9"])["a"]["b"] == 9
+    assert base["a"]["b"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"trainin": {}}, ["trainin: no such key", "did you mean training?", "allowed here: name"]),
+        ({"training": {"step": 1}}, ["training.step: no such key", "did you mean training.steps?"]),
+        (
+            {"objective": {"perceptual": {"sigma": 3}}},
+            ["objective.perceptual.sigma: no such key", "did you mean objective.perceptual.sigma_threshold?"],
+        ),
+        ({"training": {"learning_rate": -1}}, ["training.learning_rate: got -1", "greater than 0"]),
+        ({"training": {"precision": "half"}}, ["training.precision: got 'half'", "'no', 'bf16' or 'fp16'"]),
+        ({"data": {"crops_per_image": 4}}, ["crops_per_image=4 needs crop=random"]),
+        ({"sampling": {"method": "ddim"}}, ["sampling.method=ddim", "flow_ot takes euler, heun, rk4 or dopri5"]),
+        ({"diffusion": {"path": "ddpm"}}, ["sampling.method=euler: diffusion.path=ddpm takes ddim"]),
+        ({"sampling": {"eta": 0.5}}, ["sampling.eta=0.5"]),
+        (
+            {"diffusion": {"path": "ddpm"}, "sampling": {"method": "ddim", "steps": 2000}},
+            ["sampling.steps=2000: at most diffusion.num_timesteps=1000"],
+        ),
+        ({"training": {"steps": 5, "ema_start": 5}}, ["training.ema_start=5 is not before training.steps=5"]),
+        ({"training": {"stps": 1, "betas": [2, 0.5]}, "seed": -1}, ["stps", "betas", "seed: got -1"]),
+    ],
+)
+def test_every_mistake_is_named_with_what_is_allowed(values: dict, parts: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        build_recipe(values)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: [1, 2", "not valid YAML"),
+        ("- a\n- b\n", "a recipe is a mapping of sections, got list"),
+        ("extends: recipe.yaml\n", "extends itself"),
+        ("extends: none.yaml\n", "none.yaml: no such recipe file"),
+    ],
+)
+def test_files_that_are_no_recipe_are_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path / "recipe.yaml", text))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("steps", "not of the form key=value"), ("=3", "not of the form"), ("name.x=1", "name is the value")],
+)
+def test_overrides_that_are_none_are_named(override: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "recipe.yaml", "name: here\n")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path, [override])
+
+
+def test_sections_can_be_read_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.yaml", "resolution: 32\n")
+    assert load_recipe(path, ["flip=false"], DataConfig) == DataConfig(resolution=32, flip=False)
+    with pytest.raises(RecipeError, match="did you mean resolution"):
+        load_recipe(path, ["resolutoin=3"], DataConfig)
+
+
+def test_recipes_are_immutable() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "autoencoder" not in p.name], ids=lambda p: p.name)
+def test_every_recipe_of_the_repository_is_sound(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert yaml.safe_load(dump_recipe(recipe))["name"] == recipe.name
