@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lpl.cli import app
+
+COMMANDS = ["encode", "train", "sample", "evaluate", "report", "study"]
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_help_lists_every_command() -> None:
+    code, output = invoke("--help")
+    assert code == 0
+    for command in COMMANDS:
+        assert command in output
+
+
+def test_help_does_not_load_torch() -> None:
+    """So that it answers at once."""
+    script = "import sys; from lpl.cli import app; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["encode", "train"])
+def test_a_misspelt_key_is_refused_before_anything_starts(command: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: {setps: 3}\n")
+    code, output = invoke(command, recipe)
+    assert code == 1
+    assert "training.setps: no such key; did you mean training.steps?" in " ".join(output.split())
+    assert list(tmp_path.iterdir()) == [recipe]
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "report"])
+def test_a_folder_that_is_no_run_is_named(command: str, tmp_path: Path) -> None:
+    code, output = invoke(command, tmp_path)
+    assert code == 1
+    assert str(tmp_path) in "".join(output.split())
+    assert "Traceback" not in output
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    code, output = invoke("train", tmp_path / "none.yaml")
+    assert code == 1
+    assert "no such recipe file" in " ".join(output.split())
