@@ -156,6 +156,21 @@ def test_force_upcast_weights_in_half_precision_run_in_float32() -> None:
     assert DecoderFeatures(zoo.make("taef2").half()).dtype == torch.float16
 
 
+def test_another_precision_leaves_the_original_and_the_scaling_as_they_are() -> None:
+    model = zoo.make("playground")
+    features = DecoderFeatures(model, dtype=torch.bfloat16)
+    exact = DecoderFeatures(model)
+    assert features.dtype == torch.bfloat16
+    assert exact.dtype == next(model.parameters()).dtype == torch.float32
+    assert torch.equal(features.scaling.std, exact.scaling.std)
+    assert torch.equal(DecoderFeatures(model).bfloat16().scaling.std, exact.scaling.std)
+    latents = latents_for(features)
+    for block, value in features(latents).items():
+        expected = exact(latents)[block]
+        assert value.dtype == torch.bfloat16
+        assert (value - expected).norm() < 0.05 * expected.norm()
+
+
 def test_an_override_of_the_scaling() -> None:
     model = zoo.make("stable_diffusion")
     latents = torch.randn(1, 4, 4, 4)

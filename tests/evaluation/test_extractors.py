@@ -80,7 +80,7 @@ def test_clip_gives_image_embeddings_where_it_has_them(tmp_path: Path, images: t
     vision = transformers.CLIPVisionConfig(**VISION, projection_dim=6)
     if kind == "whole":
         text = transformers.CLIPTextConfig(**TINY, vocab_size=20)
-        config = transformers.CLIPConfig(text.to_dict(), vision.to_dict(), projection_dim=6)
+        config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=6)
         model = transformers.CLIPModel(config)
         tower, projection = model.vision_model, model.visual_projection
     elif kind == "projected":
@@ -158,7 +158,7 @@ def test_user_module(user_module: str, images: torch.Tensor) -> None:
     ("code", "message"),
     [
         ("", "the file has no function of that name"),
-        ("def build():\n    return 3", "must return an nn.Module, got int"),
+        ("def build():\n    return 3", "the function must return an nn.Module, got int"),
         ("def build():\n    raise KeyError('weights')", "KeyError: 'weights'"),
         ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
     ],

@@ -33,6 +33,8 @@ class DecoderFeatures(nn.Module):
         scaling: how the diffusion model's latents relate to the autoencoder's; by default as its configuration says.
         upscaling: image pixels per latent position along a side. Known for the known kinds; for any other module the
             finest block asked for is taken to be at full resolution unless this says otherwise.
+        dtype: floating-point type to run the blocks in, such as torch.bfloat16; by default the weights' own, but
+            float32 for float16 weights whose configuration says that they overflow (`force_upcast`).
 
     Raises:
         ValueError: `blocks` names a block that does not exist, or is missing for an autoencoder of unknown kind.
@@ -48,6 +50,7 @@ class DecoderFeatures(nn.Module):
         blocks: Sequence[str] | None = None,
         scaling: LatentScaling | None = None,
         upscaling: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         layout = layout_of(autoencoder)
@@ -60,7 +63,8 @@ class DecoderFeatures(nn.Module):
             self.decoder = TruncatedDecoder(layout, chosen)
         else:
             self.decoder = HookedDecoder(autoencoder, chosen)
-        self._upcast_if_required(autoencoder)
+        if dtype is not None or self._must_upcast(autoencoder):
+            self.decoder.to(dtype or torch.float32).to(memory_format=torch.channels_last)
         self.eval()
 
     @property
@@ -114,11 +118,10 @@ class DecoderFeatures(nn.Module):
         """Stays in evaluation mode: the decoder is frozen."""
         return super().train(False)
 
-    def _upcast_if_required(self, autoencoder: nn.Module) -> None:
-        """Half-precision weights that overflow in half precision (SDXL's) are used in float32."""
+    def _must_upcast(self, autoencoder: nn.Module) -> bool:
+        """Whether the weights overflow in the half precision they are in (SDXL's do)."""
         config: Any = getattr(autoencoder, "config", None)
-        if self.dtype == torch.float16 and bool(getattr(config, "force_upcast", False)):
-            self.float()
+        return self.dtype == torch.float16 and bool(getattr(config, "force_upcast", False))
 
 
 class TruncatedDecoder(nn.Module):

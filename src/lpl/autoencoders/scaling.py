@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ class LatentScaling(nn.Module):
         if self.patch > 1:
             std = F.pixel_unshuffle(std, self.patch)
         return std / self._shaped(self.std, std)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LatentScaling:
+        """Moves with the module it is part of, but is never cast: half precision would lose digits."""
+        device = fn(torch.empty(0, device=self.mean.device)).device
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
 
     def _shaped(self, values: Tensor, like: Tensor) -> Tensor:
         return values.reshape(1, -1, *[1] * (like.ndim - 2)).to(like.dtype)

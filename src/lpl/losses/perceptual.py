@@ -64,6 +64,8 @@ class LatentPerceptualLoss(nn.Module):
         reduction: "mean" over kept positions, so that a weight carries across resolutions, or the equation's "sum".
         scaling: overrides how the diffusion model's latents relate to the autoencoder's.
         upscaling: image pixels per latent position, for autoencoders of unknown kind.
+        dtype: floating-point type to run the decoder's blocks in; by default the autoencoder's own. Statistics,
+            normalisation and distances are always computed in float32 at least.
 
     Raises:
         ValueError: an option that does not exist, with those that do.
@@ -85,6 +87,7 @@ class LatentPerceptualLoss(nn.Module):
         reduction: Reduction = "mean",
         scaling: LatentScaling | None = None,
         upscaling: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         _check_choice("normalization", normalization, NORMALIZATIONS)
@@ -93,11 +96,13 @@ class LatentPerceptualLoss(nn.Module):
         if sigma_threshold is not None and not sigma_threshold > 0:
             raise ValueError(f"sigma_threshold: got {sigma_threshold}, takes a positive number, or None for no gate")
         if isinstance(autoencoder, DecoderFeatures):
-            if blocks is not None or scaling is not None or upscaling is not None:
-                raise ValueError("blocks, scaling, upscaling: are those of the DecoderFeatures given; pass them there")
+            if any(value is not None for value in (blocks, scaling, upscaling, dtype)):
+                raise ValueError(
+                    "blocks, scaling, upscaling, dtype: the DecoderFeatures given has its own; pass them there"
+                )
             self.features = autoencoder
         else:
-            self.features = DecoderFeatures(autoencoder, blocks, scaling, upscaling)
+            self.features = DecoderFeatures(autoencoder, blocks, scaling, upscaling, dtype)
         self.sigma_threshold = sigma_threshold
         self.normalization = normalization
         self.outliers = outliers
