@@ -10,6 +10,7 @@ from torch import nn
 
 from .blocks import known_autoencoders
 from .codec import Autoencoder
+from .features import lay_channels_last
 from .taef2 import TAEF2
 
 DEMO = Path(__file__).parent / "weights" / "demo"
@@ -44,9 +45,10 @@ def load_autoencoder(
         raise FileNotFoundError(f"{inside}: holds neither config.json (diffusers) nor decoder.safetensors (TAEF2)")
     else:
         model = _from_hub(str(path), subfolder)
-    # Convolutions run faster on channels-last weights, on CPUs and on GPUs with tensor cores. nn.Module's own `to`,
-    # for diffusers' warns that it casts, which is what is asked for.
-    return Autoencoder(nn.Module.to(model, device=device, dtype=dtype, memory_format=torch.channels_last))
+    # nn.Module's own `to`: diffusers' warns that it casts, which is what is asked for.
+    nn.Module.to(model, device=device, dtype=dtype)
+    lay_channels_last(model)
+    return Autoencoder(model)
 
 
 def _class_name(config: Path) -> str:
