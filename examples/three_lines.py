@@ -1,6 +1,6 @@
 """The latent perceptual loss in somebody's own training step: the three lines are marked.
 
-Everything else is the usual fine-tuning loop on a diffusers model; here with small random ones, so that it runs anywhere.
+Everything else is the usual fine-tuning loop on diffusers models; here small random ones, so that it runs anywhere.
 """
 
 import diffusers

@@ -1,4 +1,4 @@
-"""The command line: `lpl encode`, `train`, `sample`, `evaluate`, `report`, `study`.
+"""The command line: `lpl encode`, `train`, `train-autoencoder`, `sample`, `evaluate`, `report`, `study`.
 
 Heavy libraries are imported inside the commands, so that `lpl --help` and a misspelt option answer at once.
 """
@@ -57,6 +57,17 @@ def train(
         from .training import train as run_training
 
         console.print(f"trained: {run_training(loaded, resume=resume)}")
+
+
+@app.command("train-autoencoder")
+def train_autoencoder(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Train an autoencoder from images, into a folder that a recipe's autoencoder.path can name."""
+    with reported():
+        from .training.autoencoder import train_autoencoder as run_training
+        from .training.autoencoder_recipe import AutoencoderRecipe
+
+        loaded = load_recipe(recipe, overrides or [], AutoencoderRecipe)
+        console.print(f"autoencoder: {run_training(loaded)}")
 
 
 @app.command()
