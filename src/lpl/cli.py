@@ -132,7 +132,7 @@ def with_overrides(section: SectionType, overrides: list[str]) -> SectionType:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Shows an error that a person can mend in its own words, and exits with 1; LPL_TRACEBACK=1 shows where it arose."""
+    """Shows an error that a person can mend in its own words, and exits with 1; LPL_TRACEBACK=1 shows its origin."""
     try:
         yield
     except (LplError, ValueError, FileNotFoundError) as error:

@@ -31,6 +31,7 @@ def test_estimate_equals_a_double_loop() -> None:
     assert squared_mmd(torch.from_numpy(first), torch.from_numpy(second)) == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
 def test_equals_torchmetrics_on_whole_sets() -> None:
     first, second = torch.rand(40, 3, 2, 2), torch.rand(40, 3, 2, 2) ** 2
     metric = KernelInceptionDistance(nn.Flatten(), subsets=2, subset_size=40, normalize=True)

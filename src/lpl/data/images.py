@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..errors import LplError
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 UNLABELLED = ["images"]  # the one class of a data set without labels
 
 
-class DataError(ValueError):
+class DataError(LplError, ValueError):
     """A data setting that can't be used; the message names the key of the recipe."""
 
 

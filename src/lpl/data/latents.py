@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import LplError
+
 CACHE_FORMAT = 1  # raised whenever older caches can't be read any more
 
 
-class CacheError(RuntimeError):
+class CacheError(LplError, RuntimeError):
     """A latent cache that can't be read or used; the message names the folder."""
 
 
