@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import DecoderLayout, known_autoencoders, layout_of
+from .lean import make_lean
 from .scaling import LatentScaling, scaling_of
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
@@ -35,6 +36,8 @@ class DecoderFeatures(nn.Module):
             finest block asked for is taken to be at full resolution unless this says otherwise.
         dtype: floating-point type to run the blocks in, such as torch.bfloat16; by default the weights' own, but
             float32 for float16 weights whose configuration says that they overflow (`force_upcast`).
+        lean: keep for backward only what the gradient to the latents needs, which is exact and takes a third of the
+            memory; see `lpl.autoencoders.lean`. False: plain autograd.
 
     Raises:
         ValueError: `blocks` names a block that does not exist, or is missing for an autoencoder of unknown kind.
@@ -51,6 +54,7 @@ class DecoderFeatures(nn.Module):
         scaling: LatentScaling | None = None,
         upscaling: int | None = None,
         dtype: torch.dtype | None = None,
+        lean: bool = True,
     ) -> None:
         super().__init__()
         layout = layout_of(autoencoder)
@@ -65,6 +69,8 @@ class DecoderFeatures(nn.Module):
             self.decoder = HookedDecoder(autoencoder, chosen)
         if dtype is not None or self._must_upcast(autoencoder):
             lay_channels_last(self.decoder.to(dtype or torch.float32))
+        if lean:
+            make_lean(self.decoder)
         self.eval()
 
     @property

@@ -1,0 +1,235 @@
+"""Group normalisation fused with the activation after it, and RMS normalisation: both keep one tensor, their input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .layout import dense, memory_format
+
+_aten = torch.ops.aten
+_SUMS_ONLY = (False, True, True)
+_INPUT_ONLY = (True, False, False)
+
+
+class Activation(NamedTuple):
+    """An elementwise function: applied in place, and its gradient from (grad, input), which may overwrite the input."""
+
+    apply_: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
+
+
+def _silu_backward(grad: Tensor, input: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _aten.silu_backward(grad, input)
+    return _aten.silu_backward.grad_input(grad, input, grad_input=input)
+
+
+def _relu_backward(grad: Tensor, input: Tensor) -> Tensor:
+    return _aten.threshold_backward(grad, input, 0)
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.SiLU: Activation(_aten.silu_, _silu_backward),
+    nn.ReLU: Activation(torch.relu_, _relu_backward),
+}
+
+
+class GroupNormActivation(torch.autograd.Function):
+    """y = f(γ (x − μ) / √(v + ε) + β) with the mean μ and variance v of each sample's group of channels.
+
+    Backward keeps x, μ and 1/√(v + ε); the normalised values are recomputed from them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, activation: Activation
+    ) -> Tensor:
+        """Takes a contiguous or channels-last input, and γ, β of shape (C,)."""
+        output, mean, rstd = _normalize(input, weight, bias, groups, eps)
+        ctx.save_for_backward(input, weight, bias, mean, rstd)
+        ctx.activation = activation
+        return activation.apply_(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The input's gradient."""
+        input, weight, bias, mean, rstd = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=memory_format(input))
+        statistics = _per_channel(weight, mean, rstd)
+        normalized = _affine(input, statistics.scale, bias - statistics.mean * statistics.scale)
+        grad = ctx.activation.backward(grad, normalized)
+        del normalized
+        grad_input = _group_norm_gradient(grad, input, weight, mean, rstd, statistics)
+        return grad_input, None, None, None, None, None
+
+
+def group_norm_activation(input: Tensor, norm: nn.GroupNorm, activation: Activation) -> Tensor:
+    """`activation(norm(input))` for a frozen norm, keeping only the input and one mean and deviation per group.
+
+    Args:
+        input: (B, C, …), floating point.
+        norm: group normalisation with or without γ and β.
+        activation: one of `ACTIVATIONS`.
+
+    Returns:
+        Of the input's shape and dtype, also under autocast. Statistics are taken in at least float32 on the CPU and
+        wherever the layout is channels-last.
+    """
+    input = dense(input)
+    dtype = _affine_dtype(input)
+    weight = input.new_ones(norm.num_channels, dtype=dtype) if norm.weight is None else norm.weight.to(dtype)
+    bias = input.new_zeros(norm.num_channels, dtype=dtype) if norm.bias is None else norm.bias.to(dtype)
+    return GroupNormActivation.apply(input, weight, bias, norm.num_groups, norm.eps, activation)
+
+
+def _has_kernel(input: Tensor) -> bool:
+    """Whether PyTorch's forward kernel takes the input's layout: others than the CPU's know the contiguous one only."""
+    return input.is_cpu or input.is_contiguous()
+
+
+def _affine_dtype(input: Tensor) -> torch.dtype:
+    """What γ and β are cast to. Elsewhere than on the CPU PyTorch's kernel wants them in the input's dtype."""
+    if not input.is_cpu and input.is_contiguous():
+        return input.dtype
+    return torch.promote_types(input.dtype, torch.float32)
+
+
+def _normalize(input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(γ (x − μ) / √(v + ε) + β, μ, 1/√(v + ε)); the last two of shape (B, groups)."""
+    samples, channels = input.shape[:2]
+    size = input[0, 0].numel()
+    if _has_kernel(input):
+        return torch.native_group_norm(input, weight, bias, samples, channels, size, groups, eps)
+    grouped = input.movedim(1, -1).reshape(samples, size, groups, channels // groups)
+    variance, mean = torch.var_mean(grouped.to(weight.dtype), dim=(1, 3), correction=0)
+    rstd = (variance + eps).rsqrt()
+    statistics = _per_channel(weight, mean, rstd)
+    return _affine(input, statistics.scale, bias - statistics.mean * statistics.scale), mean, rstd
+
+
+class _PerChannel(NamedTuple):
+    """The statistics of each channel's group, all (B, C): μ, 1/√(v + ε) and γ/√(v + ε)."""
+
+    mean: Tensor
+    rstd: Tensor
+    scale: Tensor
+
+
+def _per_channel(weight: Tensor, mean: Tensor, rstd: Tensor) -> _PerChannel:
+    channels_per_group = weight.shape[0] // mean.shape[1]
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    mean, rstd = (values.to(dtype).repeat_interleave(channels_per_group, dim=1) for values in (mean, rstd))
+    return _PerChannel(mean, rstd, rstd * weight)
+
+
+def _group_norm_gradient(
+    grad: Tensor, input: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, statistics: _PerChannel
+) -> Tensor:
+    samples, channels = input.shape[:2]
+    size = input[0, 0].numel()
+    groups = mean.shape[1]
+    if input.is_contiguous():
+        backward = _aten.native_group_norm_backward
+        return backward(grad, input, mean, rstd, weight, samples, channels, size, groups, _INPUT_ONLY)[0]
+    # PyTorch's kernel is up to twenty times slower than this on channels-last maps of few channels.
+    correlation, total = _channel_sums(grad, input, statistics.mean)
+    count = size * channels // groups
+    slope = -statistics.rstd.pow(3) / count * _group_sums(correlation * weight, groups)
+    offset = -statistics.rstd / count * _group_sums(total * weight, groups) - slope * statistics.mean
+    return _affine(grad, statistics.scale, offset).addcmul_(input, _spread(slope, input).to(input.dtype))
+
+
+def _group_sums(values: Tensor, groups: int) -> Tensor:
+    """Sums (B, C) over the channels of each group and gives every channel its group's sum."""
+    sums = values.unflatten(1, (groups, -1)).sum(dim=2, keepdim=True)
+    return sums.expand(-1, -1, values.shape[1] // groups).flatten(1)
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """Shapes values (B, C) so that they multiply maps (B, C, …)."""
+    return values.reshape(*values.shape, *[1] * (like.ndim - 2))
+
+
+def _uses_batch_norm(tensor: Tensor) -> bool:
+    """On the CPU, batch normalisation's kernels scale and sum channels up to four times faster than broadcasting."""
+    return tensor.is_cpu and not torch.compiler.is_compiling()
+
+
+def _as_batches(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of maps (B, C, …) as one or more batches of one sample, whose channels are all samples' channels."""
+    first = maps[0]
+    if first.is_contiguous():
+        yield tuple(tensor.view(1, -1, *first.shape[2:]) for tensor in maps)
+    else:
+        yield from zip(*(tensor.split(1) for tensor in maps), strict=True)
+
+
+def _affine(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x · scale + shift with a number for each sample and channel, in the input's dtype and layout."""
+    if not _uses_batch_norm(input):
+        return (input * _spread(scale, input) + _spread(shift, input)).to(input.dtype)
+    output = torch.empty_like(input)
+    batches = list(_as_batches(input, output))
+    none = scale.new_empty(0)
+    scales, shifts = scale.reshape(len(batches), -1), shift.reshape(len(batches), -1)
+    zero, one = torch.zeros_like(scales[0]), torch.ones_like(scales[0])
+    for (source, target), weight, bias in zip(batches, scales, shifts, strict=True):
+        results = {"out": target, "save_mean": none, "save_invstd": none}
+        _aten.native_batch_norm.out(source, weight, bias, zero, one, False, 0.0, 0.0, **results)
+    return output
+
+
+def _channel_sums(grad: Tensor, input: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ grad · (x − mean) and Σ grad over the positions of each sample and channel, each (B, C)."""
+    if not _uses_batch_norm(input):
+        wide = grad.to(mean.dtype).flatten(2)
+        return (wide * (input.flatten(2) - mean.unsqueeze(2))).sum(2), wide.sum(2)
+    batches = list(_as_batches(grad, input))
+    means = mean.reshape(len(batches), -1)
+    one = torch.ones_like(means[0])
+    sums = [
+        _aten.native_batch_norm_backward(part, source, one, centre, one, centre, one, True, 0.0, _SUMS_ONLY)[1:]
+        for (part, source), centre in zip(batches, means, strict=True)
+    ]
+    return torch.stack([pair[0] for pair in sums]).view_as(mean), torch.stack([pair[1] for pair in sums]).view_as(mean)
+
+
+class RMSNormalization(torch.autograd.Function):
+    """y = γ x / √(mean(x²) + ε) + β over the last dimension; backward keeps x and the root's inverse."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        """Statistics in float32, result in the dtype that the input's and the weight's promote to."""
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))
+        rstd = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+        ctx.save_for_backward(input, weight, rstd)
+        output = wide * rstd
+        if weight is not None:
+            output.mul_(weight)
+        if bias is not None:
+            output.add_(bias)
+        return output.to(_rms_dtype(input, weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The input's gradient."""
+        input, weight, rstd = ctx.saved_tensors
+        scaled = grad.to(rstd.dtype) if weight is None else grad * weight.to(rstd.dtype)
+        slope = (scaled * input).mean(-1, keepdim=True) * rstd.square()
+        return torch.addcmul(scaled, input.to(rstd.dtype), -slope).mul_(rstd).to(input.dtype), None, None, None
+
+
+def _rms_dtype(input: Tensor, weight: Tensor | None) -> torch.dtype:
+    """As diffusers' RMSNorm: a half-precision γ's dtype, otherwise that of the statistics; without γ the input's."""
+    if weight is None:
+        return input.dtype
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        return weight.dtype
+    return torch.promote_types(torch.promote_types(input.dtype, torch.float32), weight.dtype)

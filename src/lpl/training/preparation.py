@@ -1,0 +1,164 @@
+"""From a recipe to everything that training needs; what can be wrong comes to light before anything takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+
+from ..autoencoders import Autoencoder, load_autoencoder
+from ..config import Recipe, TrainingConfig
+from ..data import LatentCache, build_latent_cache, open_images
+from ..denoisers import ClassConditionalMMDiT, count_parameters
+from ..diffusion import make_path
+from .batches import BatchSource
+from .checkpoints import read_state
+from .ema import EMA
+from .loading import build_denoiser, initial_checkpoint, load_initial_weights
+from .metrics import TermWindow
+from .objective import Objective
+from .run_folder import ResumeError, RunFolder, hardware
+from .state import TrainingState
+
+LONGEST_WAIT = timedelta(hours=24)  # of the other processes, while the first one encodes the images
+FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # on which AdamW updates all weights in one kernel
+
+
+def make_accelerator(training: TrainingConfig) -> Accelerator:
+    """Accelerate's view of this machine: device, processes, mixed precision."""
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and training.precision == "fp16":
+        raise ValueError("training.precision: fp16 needs a GPU; on this machine's CPU takes no or bf16")
+    AcceleratorState._reset_state()  # a process may train several recipes, each with a precision of its own
+    return Accelerator(
+        cpu=on_cpu,  # says that several processes without a GPU are meant to work together
+        mixed_precision=training.precision,
+        # Accumulation is spelt out in the training loop: a setting of the launcher must not scale gradients once more.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+        ],
+    )
+
+
+def prepare(
+    recipe: Recipe, accelerator: Accelerator, run: RunFolder, checkpoint: Path | None
+) -> tuple[TrainingState, BatchSource]:
+    """Builds a run's state, restored from its checkpoint where it has one, and its source of batches.
+
+    Raises:
+        ResumeError: the checkpoint is of other latents, or of steps of another size.
+    """
+    device, training = accelerator.device, recipe.training
+    start = initial_checkpoint(recipe)
+    path = make_path(recipe.diffusion)
+    codec = _load_autoencoder(recipe, recipe.autoencoder.precision, device)
+    latent_shape = codec.latent_shape(recipe.data.resolution)
+    objective = Objective(path, _decoder(recipe, codec), recipe.objective)
+    denoiser = build_denoiser(recipe, len(open_images(recipe.data).classes), latent_shape)
+    if start is not None:
+        load_initial_weights(denoiser, start, training.initial_weights)
+    cache = _encode(recipe, accelerator, codec)
+
+    denoiser.to(device).train()
+    if training.compile:
+        denoiser.compile()
+    batches = _batches(recipe, accelerator, cache, denoiser)
+    facts = {
+        "classes": cache.classes,
+        "latent_shape": list(latent_shape),
+        "latents": asdict(cache.info.key),
+        "forward_passes": batches.slots,
+        "initial_checkpoint": str(start) if start is not None else None,
+    }
+    state = TrainingState(
+        denoiser=denoiser,
+        ema=EMA(denoiser, training.ema_decay, training.ema_start),
+        optimizer=make_optimizer(denoiser, training),
+        objective=objective,
+        scaler=accelerator.scaler,
+        images_per_step=training.batch_size * batches.slots,
+        facts=facts,
+        window=TermWindow(tolerated=["gradient_norm"] if training.precision == "fp16" else []),
+    )
+    if checkpoint is not None:
+        _refuse_other_facts(checkpoint, facts)
+        state.restore(checkpoint)
+    about = {"steps": training.steps, "parameters": count_parameters(denoiser), "samples": len(cache)}
+    run.begin(state.step, {**facts, **about, "hardware": hardware(device, accelerator.num_processes)})
+    accelerator.wait_for_everyone()
+    return state, batches
+
+
+def make_optimizer(denoiser: ClassConditionalMMDiT, training: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW; the learning rate is set at every step."""
+    device = next(denoiser.parameters()).device
+    return torch.optim.AdamW(
+        denoiser.parameters(),
+        lr=training.learning_rate,
+        betas=training.betas,
+        weight_decay=training.weight_decay,
+        fused=device.type in FUSED_DEVICES,
+    )
+
+
+def _load_autoencoder(recipe: Recipe, precision: str, device: torch.device) -> Autoencoder:
+    config = recipe.autoencoder
+    return load_autoencoder(config.path, config.subfolder, dtype=getattr(torch, precision), device=device)
+
+
+def _decoder(recipe: Recipe, codec: Autoencoder) -> Autoencoder:
+    """The autoencoder for the perceptual term, in the precision that the term asks for."""
+    perceptual = recipe.objective.perceptual
+    if perceptual is None or perceptual.precision == recipe.autoencoder.precision:
+        return codec
+    return _load_autoencoder(recipe, perceptual.precision, codec.device)
+
+
+def _encode(recipe: Recipe, accelerator: Accelerator, codec: Autoencoder) -> LatentCache:
+    """Images → latents, once: the first process encodes, and the others find the result."""
+    with accelerator.main_process_first():
+        return build_latent_cache(
+            recipe.data, codec, recipe.autoencoder.batch_size, progress=accelerator.is_main_process
+        )
+
+
+def _batches(
+    recipe: Recipe, accelerator: Accelerator, cache: LatentCache, denoiser: ClassConditionalMMDiT
+) -> BatchSource:
+    return BatchSource(
+        cache=cache,
+        path=make_path(recipe.diffusion),
+        denoiser=denoiser,
+        seed=recipe.seed,
+        batch_size=recipe.training.batch_size,
+        accumulation=recipe.training.accumulation,
+        flip=recipe.data.flip,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+        pin=accelerator.device.type == "cuda",
+    )
+
+
+def _refuse_other_facts(checkpoint: Path, facts: Mapping[str, Any]) -> None:
+    """What a recipe does not fix must not have changed either: images, the autoencoder's weights, processes."""
+    before = read_state(checkpoint)
+    if before["forward_passes"] != facts["forward_passes"]:
+        raise ResumeError(
+            f"{checkpoint}: a step took {before['forward_passes']} forward passes over all processes, and now takes "
+            f"{facts['forward_passes']}; set training.accumulation so that accumulation times processes is the same"
+        )
+    changed = [name for name, value in facts["latents"].items() if before["latents"].get(name) != value]
+    if changed or before["classes"] != facts["classes"]:
+        raise ResumeError(
+            f"{checkpoint}: was trained on other latents: {', '.join(changed) or 'classes'} changed since; put the "
+            "data and the autoencoder back as they were, or give the new run another output"
+        )
