@@ -1,7 +1,8 @@
 """The normalisations φ → φ', φ̂ → φ̂' under which the latent perceptual loss compares features.
 
-Each is a function of (prediction φ̂, target φ, mask ρ) that returns the difference φ̂' − φ'. A further one is a function
-and a line in `NORMALIZATIONS`.
+Each is a function of (prediction φ̂, target φ, mask ρ) that returns (a, b, s) with φ̂' − φ' = (a − b)/s, where s is a
+number for each sample and channel, without gradient, or None for 1. A further one is a function and a line in
+`NORMALIZATIONS`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 NormalizationName = Literal["prediction", "target", "independent", "unit", "none"]
-Normalization = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Compared = tuple[Tensor, Tensor, Tensor | None]
+Normalization = Callable[[Tensor, Tensor, Tensor | None], Compared]
 
 # A channel's variance is never taken to be less than this share of the mean variance of its block's channels: a dead
 # channel would otherwise be magnified without bound. Live channels are not touched.
@@ -30,51 +32,60 @@ def masked_statistics(features: Tensor, mask: Tensor | None) -> tuple[Tensor, Te
     Returns:
         Mean and standard deviation, each (B, C, 1, 1). The variance divides by the number of positions.
     """
-    if mask is None:
-        variance, mean = torch.var_mean(features, dim=(-2, -1), correction=0, keepdim=True)
-    else:
-        count = mask.sum(dim=(-2, -1), keepdim=True).clamp_min(1)
-        mean = (features * mask).sum(dim=(-2, -1), keepdim=True) / count
-        variance = ((features - mean).square() * mask).sum(dim=(-2, -1), keepdim=True) / count
+    variance, mean = torch.var_mean(features, dim=(-2, -1), correction=0, keepdim=True)
+    if mask is not None:
+        # Nearly all maps have no outlier; only those that have one are gone over again.
+        partial = torch.nonzero(~mask.flatten(-2).all(dim=-1), as_tuple=True)
+        kept_mean, kept_variance = _statistics_of_kept(features[partial], mask[partial])
+        mean, variance = mean.index_put(partial, kept_mean), variance.index_put(partial, kept_variance)
     floor = VARIANCE_FLOOR * variance.detach().mean(dim=1, keepdim=True)
     tiny = torch.finfo(features.dtype).tiny ** 0.5
     return mean, variance.clamp_min(tiny).maximum(floor).sqrt()
 
 
-def by_prediction(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+def _statistics_of_kept(maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of maps (K, H, W) over the positions kept, each (K, 1, 1)."""
+    count = mask.sum(dim=(-2, -1), keepdim=True).clamp_min(1)
+    mean = (maps * mask).sum(dim=(-2, -1), keepdim=True) / count
+    variance = ((maps - mean).square() * mask).sum(dim=(-2, -1), keepdim=True) / count
+    return mean, variance
+
+
+def by_prediction(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Compared:
     """Both standardised by the prediction's statistics, which take no gradient: the paper's choice.
 
     The shared mean cancels in the difference.
     """
     _, std = masked_statistics(prediction.detach(), mask)
-    return (prediction - target) / std
+    return prediction, target, std
 
 
-def by_target(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+def by_target(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Compared:
     """Both standardised by the target's statistics."""
     _, std = masked_statistics(target, mask)
-    return (prediction - target) / std
+    return prediction, target, std
 
 
-def independent(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+def independent(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Compared:
     """Each standardised by its own statistics, with gradient through the prediction's.
 
     Blind to any change of a channel's mean and contrast.
     """
     mean, std = masked_statistics(prediction, mask)
     target_mean, target_std = masked_statistics(target, mask)
-    return (prediction - mean) / std - (target - target_mean) / target_std
+    return (prediction - mean) / std, (target - target_mean) / target_std, None
 
 
-def by_unit(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+def by_unit(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Compared:
     """Both divided by the target's norm over channels at each position, as widely copied code does."""
     norm = torch.linalg.vector_norm(target, dim=1, keepdim=True)
-    return (prediction - target) / norm.clamp_min(torch.finfo(target.dtype).tiny ** 0.5)
+    norm = norm.clamp_min(torch.finfo(target.dtype).tiny ** 0.5)
+    return prediction / norm, target / norm, None
 
 
-def raw(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+def raw(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Compared:
     """The features as they are."""
-    return prediction - target
+    return prediction, target, None
 
 
 NORMALIZATIONS: dict[str, Normalization] = {

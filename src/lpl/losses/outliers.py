@@ -50,10 +50,14 @@ def outlier_mask(
         return torch.ones_like(features, dtype=torch.bool)
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     lower, upper = _thresholds(features, quantile, offset)
-    mask = ((features >= lower) & (features <= upper)).to(features.dtype)
-    mask = _dilate(mask, _odd_window(closing, down_f, round_up=False))
-    mask = -_dilate(-mask, _odd_window(opening, down_f, round_up=True))
-    return mask.bool()
+    mask = (features >= lower) & (features <= upper)
+    # Dilation and erosion leave maps without outliers as they are, which nearly all maps are.
+    flagged = ~mask.flatten(-2).all(dim=-1)
+    maps = mask[flagged].unsqueeze(1).to(features.dtype)
+    maps = _dilate(maps, _odd_window(closing, down_f, round_up=False))
+    maps = -_dilate(-maps, _odd_window(opening, down_f, round_up=True))
+    mask[flagged] = maps.squeeze(1).bool()
+    return mask
 
 
 def _thresholds(features: Tensor, quantile: float, offset: float) -> tuple[Tensor, Tensor]:
@@ -76,7 +80,7 @@ def _odd_window(size: int, down_f: float, round_up: bool) -> int:
 
 def _dilate(values: Tensor, window: int) -> Tensor:
     """Maximum over a window; positions outside the map never win."""
-    if window == 1:
+    if window == 1 or len(values) == 0:
         return values
     return F.max_pool2d(values, window, stride=1, padding=(window - 1) // 2)
 

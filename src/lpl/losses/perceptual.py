@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..autoencoders.features import DecoderFeatures
 from ..autoencoders.scaling import LatentScaling
@@ -154,7 +155,7 @@ class LatentPerceptualLoss(nn.Module):
             mask = self._mask(features, down_f=full / features.shape[-2])
             weight = first.shape[-2] / features.shape[-2] if self.depth_weights else 1.0
             by_block[name] = weight * self._distance(prediction_features[name], features, mask)
-            share[name] = features.new_zeros(()) if mask is None else 1 - mask.float().mean()
+            share[name] = features.new_zeros(()) if mask is None else 1 - mask.count_nonzero() / mask.numel()
         per_sample = torch.stack(list(by_block.values())).sum(dim=0)
         scattered = per_sample.new_zeros(batch_size).index_copy(0, passed, per_sample)
         return PerceptualTerms(
@@ -170,11 +171,12 @@ class LatentPerceptualLoss(nn.Module):
         # Squares of half-precision features overflow, and sums over positions lose digits.
         precision = torch.promote_types(prediction.dtype, torch.float32)
         prediction, target = prediction.to(precision), target.to(precision)
-        difference = NORMALIZATIONS[self.normalization](prediction, target, mask)
-        squares = difference.square() if mask is None else difference.square() * mask
-        by_channel = squares.sum(dim=(-2, -1))
+        prediction, target, std = NORMALIZATIONS[self.normalization](prediction, target, mask)
+        by_channel = SquaredDistance.apply(prediction, target, mask)
+        if std is not None:
+            by_channel = by_channel / std.flatten(1).square()
         if self.reduction == "mean":
-            by_channel = by_channel / _positions(squares, mask)
+            by_channel = by_channel / _positions(target, mask)
         return by_channel.mean(dim=1)
 
     def _mask(self, features: Tensor, down_f: float) -> Tensor | None:
@@ -229,9 +231,32 @@ class LatentPerceptualLoss(nn.Module):
         )
 
 
-def _positions(squares: Tensor, mask: Tensor | None) -> Tensor | int:
+class SquaredDistance(torch.autograd.Function):
+    """Σ over positions of (ρ ⊙ (a − b))² for each sample and channel: (B, C, H, W) → (B, C), gradient to a alone.
+
+    Backward keeps one tensor, the difference, where autograd would keep three.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """Takes floats of at least 32 bits, lest squares overflow."""
+        difference = prediction - target
+        if mask is not None:
+            difference *= mask
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, dim=(-2, -1)).square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """2 ρ ⊙ (a − b)."""
+        (difference,) = ctx.saved_tensors
+        return difference * (2 * grad)[..., None, None], None, None
+
+
+def _positions(features: Tensor, mask: Tensor | None) -> Tensor | int:
     """Number of positions kept, per sample and channel; at least 1, so that a channel masked whole counts zero."""
-    return math.prod(squares.shape[-2:]) if mask is None else mask.sum(dim=(-2, -1)).clamp_min(1)
+    return math.prod(features.shape[-2:]) if mask is None else mask.sum(dim=(-2, -1)).clamp_min(1)
 
 
 def _refuse_nan(name: str, latents: Tensor) -> None:
