@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from run_files import train_in_child
 
 from lpl.config import Recipe, build_recipe, set_dotted
 from lpl.denoisers.mmdit import PRESETS, Preset
@@ -93,3 +94,24 @@ def tiny_recipe(tiny_autoencoder, tiny_images, latent_caches, tmp_path):
         return build_recipe(values)
 
     return make
+
+
+@pytest.fixture
+def start(forks, latent_caches):
+    """Starts a child that trains a recipe, with more environment variables."""
+
+    def start_child(recipe, **environment):
+        environment["LPL_CACHE"] = str(latent_caches)
+        child = forks.Process(target=train_in_child, args=(recipe.model_dump(), environment))
+        child.start()
+        return child
+
+    return start_child
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -23,7 +23,7 @@ from .metrics import diverged
 from .objective import NonFiniteLoss, Objective, Terms, TrainingBatch
 from .preparation import make_accelerator, prepare
 from .recorder import Recorder, TrainingInterrupted
-from .run_folder import RunFolder
+from .run_folder import RunFolder, timestamp
 from .schedule import learning_rate
 from .state import TrainingState
 
@@ -57,8 +57,10 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
     accelerator = make_accelerator(training)
     run = RunFolder(recipe, write=accelerator.is_main_process)
     checkpoint = run.checkpoint(resume)
-    if checkpoint is not None and is_complete(checkpoint, training):
+    if checkpoint is not None and (ending := ending_of(checkpoint, training)):
         say(f"{run.path}: is complete already, {checkpoint.name} is its last checkpoint", run.write)
+        if run.information.get("status") != "complete":  # killed between its last checkpoint and its last word
+            run.update(status="complete", ended=timestamp(), ended_by=ending)
         return run.path
     state, batches = prepare(recipe, accelerator, run, checkpoint)
     model, optimizer = accelerator.prepare(state.denoiser, state.optimizer)
@@ -137,8 +139,9 @@ def how_it_ends(
     return "time_budget" if training.time_budget is not None and votes[0][0] >= training.time_budget else ""
 
 
-def is_complete(checkpoint: Path, training: TrainingConfig) -> bool:
-    """Whether a run's last checkpoint is its end, by its steps or by its time budget."""
+def ending_of(checkpoint: Path, training: TrainingConfig) -> str:
+    """How a run ended with this checkpoint: "steps", "time_budget", or "" where it goes on from there."""
     state = read_state(checkpoint)
-    out_of_time = training.time_budget is not None and state["seconds"] >= training.time_budget
-    return bool(state["step"] >= training.steps or out_of_time)
+    if state["step"] >= training.steps:
+        return "steps"
+    return "time_budget" if training.time_budget is not None and state["seconds"] >= training.time_budget else ""

@@ -1,0 +1,82 @@
+"""From checkpoints to denoisers: post-training, sampling, and checkpoints that don't fit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from run_files import tensors_of
+
+from lpl.training import CheckpointError, load_denoiser, train
+
+LPL = {"weight": 0.3, "sigma_threshold": 2.0}
+
+
+@pytest.mark.parametrize("weights", ["raw", "ema"])
+def test_post_training_begins_from_the_weights_asked_for_at_another_resolution(tiny_recipe, weights):
+    first = train(tiny_recipe("first", training__ema_decay=0.9))
+    recipe = tiny_recipe(
+        "second",
+        data__resolution=32,
+        objective__perceptual=LPL,
+        training__steps=1,
+        training__learning_rate=1e-12,
+        training__initial_checkpoint=str(first),
+        training__initial_weights=weights,
+    )
+    second = train(recipe)
+    expected = tensors_of(first, "model" if weights == "raw" else "ema")
+    for name, value in tensors_of(second).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-10)
+    info = json.loads((second / "run.json").read_text())
+    assert info["latent_shape"] == [4, 16, 16]
+    assert info["initial_checkpoint"] == str(first / "checkpoints" / "step-00000004")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"denoiser.patch_size": 2},
+            r"pos_embed\.proj\.weight has shape \(32, 4, 4, 4\), the model takes \(32, 4, 2, 2\)",
+        ),
+        ({"denoiser.qk_norm": False}, r"norm_q\.weight \(16,\) has no place"),
+        (
+            {"diffusion.path": "ddpm", "sampling.method": "ddim"},
+            r"was trained with diffusion\.path=flow_ot, and the recipe has ddpm",
+        ),
+        ({"training.initial_checkpoint": "nowhere"}, "nowhere: no such folder"),
+    ],
+)
+def test_post_training_from_another_model_is_refused(tiny_recipe, settings, message):
+    first = train(tiny_recipe("first", training__steps=1))
+    changed = {"training.initial_checkpoint": str(first), **settings}
+    with pytest.raises(CheckpointError, match=message):
+        train(tiny_recipe("second", **{key.replace(".", "__"): value for key, value in changed.items()}))
+
+
+def test_loading_a_denoiser_for_sampling(tiny_recipe):
+    recipe = tiny_recipe(training__ema_start=3, training__keep_checkpoints=4)
+    run = train(recipe)
+    denoiser, loaded, info = load_denoiser(run, weights="raw")
+    assert loaded == recipe
+    assert (info["step"], info["classes"], info["latent_shape"]) == (4, ["blue", "red"], [4, 8, 8])
+    assert not denoiser.training
+    assert all(torch.equal(value, tensors_of(run)[name]) for name, value in denoiser.state_dict().items())
+    averaged, _, _ = load_denoiser(run)
+    assert all(torch.equal(value, tensors_of(run, "ema")[name]) for name, value in averaged.state_dict().items())
+    with pytest.raises(CheckpointError, match="no averaged weights yet"):
+        load_denoiser(run / "checkpoints" / "step-00000002")
+
+
+def test_a_checkpoint_of_another_version_is_named(tiny_recipe):
+    run = train(tiny_recipe())
+    path = run / "checkpoints" / "step-00000004" / "state.json"
+    state = json.loads(path.read_text())
+    state["recipe"]["training"]["momentum"] = 0.9
+    path.write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"step-00000004, its recipe: training\.momentum: no such key"):
+        load_denoiser(run)
+    with pytest.raises(CheckpointError, match="written by a version that this one can't follow"):
+        train(tiny_recipe(training__steps=6))
