@@ -15,8 +15,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from lpl.denoisers import Adapter, ClassConditionalMMDiT, adapt, adapters, register, supported_models
-from lpl.denoisers.adapters import pack, unpack
+from lpl.denoisers import ClassConditionalMMDiT, adapters
+from lpl.denoisers.adapters import Adapter, adapt, pack, register, supported_models, unpack
 
 BATCH, WIDTH, WORDS = 2, 12, 5
 TRANSFORMER = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "patch_size": 2}

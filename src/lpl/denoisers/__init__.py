@@ -1,15 +1,8 @@
-"""Denoisers: the class-conditional MMDiT that is trained here, and adapters to published diffusers models."""
+"""Denoisers: the class-conditional MMDiT that is trained here, and adapters to published diffusers models.
 
-from lpl.denoisers.adapters import Adapter, adapt, register, supported_models
+The adapters are imported from `lpl.denoisers.adapters`: they load many of diffusers' models, which takes seconds.
+"""
+
 from lpl.denoisers.mmdit import PRESETS, ClassConditionalMMDiT, Preset, count_parameters
 
-__all__ = [
-    "PRESETS",
-    "Adapter",
-    "ClassConditionalMMDiT",
-    "Preset",
-    "adapt",
-    "count_parameters",
-    "register",
-    "supported_models",
-]
+__all__ = ["PRESETS", "ClassConditionalMMDiT", "Preset", "count_parameters"]

@@ -101,6 +101,8 @@ class DDPM(DiffusionPath):
         self.num_timesteps = num_timesteps
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        # √ᾱ_t and √(1 − ᾱ_t), rounded last: 1 − ᾱ_t of the first steps has few digits in float32.
+        self._coefficients = torch.stack([self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()]).float()
 
     def coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(√ᾱ_t, √(1 − ᾱ_t)), each float32 of shape (B,)."""
@@ -108,8 +110,10 @@ class DDPM(DiffusionPath):
             raise ValueError(
                 f"timesteps: got {timesteps.dtype}, DDPM takes integers from 0 to {self.num_timesteps - 1}"
             )
-        alphas = self.alphas_cumprod.to(timesteps.device)[timesteps]
-        return alphas.sqrt().float(), (1 - alphas).sqrt().float()
+        if self._coefficients.device != timesteps.device:
+            self._coefficients = self._coefficients.to(timesteps.device)
+        a, b = self._coefficients[:, timesteps]
+        return a, b
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Uniform integers, int64 of shape (B,)."""

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..config import Recipe, RecipeError, build_recipe
+from ..errors import LplError
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _TEMPORARY = ".incomplete-"
 _CHUNK = 1 << 24  # bytes read at a time for a checksum
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(LplError, RuntimeError):
     """A checkpoint that is missing, damaged or of another model; the message says which and why."""
 
 

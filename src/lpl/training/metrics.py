@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ..errors import LplError
 from .objective import Terms
 
 Row = dict[str, float]
 
 
-class TrainingDiverged(FloatingPointError):
+class TrainingDiverged(LplError, FloatingPointError):
     """The loss became NaN or infinite; the message names the step and the term."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..config import Recipe, dump_recipe
+from ..errors import LplError
 from .checkpoints import latest_checkpoint, read_state, trained_recipe
 
 # Keys that a resumed run may change: they say where files go, how often something is written, what is done with the
@@ -37,7 +38,7 @@ FREE_KEYS = frozenset(
 FREE_SECTIONS = ("sampling.", "evaluation.")
 
 
-class ResumeError(RuntimeError):
+class ResumeError(LplError, RuntimeError):
     """A run that can't be resumed with the recipe given; the message lists the keys that differ."""
 
 
