@@ -108,6 +108,7 @@ class PerceptualConfig(Section):
     outliers: Literal["deep", "all", "none"] = "deep"
     depth_weights: bool = True
     reduction: Literal["mean", "sum"] = "mean"
+    variance_floor: Annotated[float, Field(ge=0, lt=1)] = 1e-3  # of the mean variance of a block's channels
     precision: Literal["float32", "bfloat16"] = "float32"  # in which the decoder's blocks run
 
 

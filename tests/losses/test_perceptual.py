@@ -268,6 +268,25 @@ def test_constant_channels(normalization: str) -> None:
     assert torch.isfinite(prediction.grad).all()
 
 
+def test_the_variance_floor_tames_channels_that_are_dead_in_the_prediction() -> None:
+    """A live target over a prediction that hardly varies: magnified by 1/variance as printed, bounded by the floor."""
+
+    class Features(nn.Module):
+        def forward(self, latents: torch.Tensor) -> torch.Tensor:
+            return torch.cat([latents, latents * torch.tensor([1e-4, 1, 1, 1]).view(1, 4, 1, 1)], dim=1)
+
+    target = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(8))
+    target = (target - target.mean(dim=(-2, -1), keepdim=True)) / target.std(dim=(-2, -1), correction=0, keepdim=True)
+    prediction = target * torch.tensor([1e-3, 1, 1, 1]).view(1, 4, 1, 1)
+    options = {"blocks": ["0"], "sigma_threshold": None, "outliers": "none"}
+    printed = LatentPerceptualLoss(nn.Sequential(Features()), variance_floor=0.0, **options)(prediction, target)
+    floored = LatentPerceptualLoss(nn.Sequential(Features()), **options)(prediction, target)
+    # Two of eight channels differ, by 0.999 of the target; as printed each counts (0.999/0.001)².
+    assert printed.item() == pytest.approx(2 / 8 * 999**2, rel=1e-3)
+    # The mean variance is that of six live channels of eight; the second dead channel is dead in the target, too.
+    assert floored.item() == pytest.approx(0.999**2 / (1e-3 * 6 / 8) / 8, rel=1e-3)
+
+
 def test_depth_weights_are_relative_to_the_first_block_used(latents: tuple) -> None:
     model = zoo.make("stable_diffusion")
     alone = LatentPerceptualLoss(model, blocks=["up_blocks.2"])(*latents)
@@ -282,6 +301,7 @@ def test_depth_weights_are_relative_to_the_first_block_used(latents: tuple) -> N
         ({"outliers": "some"}, "outliers: got 'some'"),
         ({"reduction": "max"}, "reduction: got 'max'"),
         ({"sigma_threshold": -1}, "sigma_threshold: got -1"),
+        ({"variance_floor": -0.1}, "variance_floor: got -0.1"),
         ({"blocks": ["up_blocks.9"]}, "no block 'up_blocks.9'"),
     ],
 )

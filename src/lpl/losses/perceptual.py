@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from ..autoencoders.features import DecoderFeatures
 from ..autoencoders.scaling import LatentScaling
 from ..diffusion.schedulers import predicted_latent
-from .normalization import NORMALIZATIONS, NormalizationName
+from .normalization import NORMALIZATIONS, VARIANCE_FLOOR, NormalizationName
 from .outliers import outlier_mask
 
 Reduction = Literal["mean", "sum"]
@@ -62,6 +62,8 @@ class LatentPerceptualLoss(nn.Module):
             "unit" (by the target's norm over channels) or "none"; see `lpl.losses.normalization`.
         outliers: which blocks are masked by Algorithm 1: "deep" (down_f ≤ 2), "all" or "none".
         depth_weights: ω_l = r_1/r_l, the inverse of the upscaling relative to the first block used; False: ω_l = 1.
+        variance_floor: smallest variance that a channel is normalised by, as a share of the mean variance of its
+            block's channels; 0 is the equation as printed, which magnifies dead channels without bound.
         reduction: "mean" over kept positions, so that a weight carries across resolutions, or the equation's "sum".
         scaling: overrides how the diffusion model's latents relate to the autoencoder's.
         upscaling: image pixels per latent position, for autoencoders of unknown kind.
@@ -86,6 +88,7 @@ class LatentPerceptualLoss(nn.Module):
         outliers: OutlierBlocks = "deep",
         depth_weights: bool = True,
         reduction: Reduction = "mean",
+        variance_floor: float = VARIANCE_FLOOR,
         scaling: LatentScaling | None = None,
         upscaling: int | None = None,
         dtype: torch.dtype | None = None,
@@ -96,6 +99,8 @@ class LatentPerceptualLoss(nn.Module):
         _check_choice("reduction", reduction, ("mean", "sum"))
         if sigma_threshold is not None and not sigma_threshold > 0:
             raise ValueError(f"sigma_threshold: got {sigma_threshold}, takes a positive number, or None for no gate")
+        if not 0 <= variance_floor < 1:
+            raise ValueError(f"variance_floor: got {variance_floor}, takes a number from 0 to below 1")
         if isinstance(autoencoder, DecoderFeatures):
             if any(value is not None for value in (blocks, scaling, upscaling, dtype)):
                 raise ValueError(
@@ -109,6 +114,7 @@ class LatentPerceptualLoss(nn.Module):
         self.outliers = outliers
         self.depth_weights = depth_weights
         self.reduction = reduction
+        self.variance_floor = variance_floor
 
     predicted_latent = staticmethod(predicted_latent)
 
@@ -171,7 +177,7 @@ class LatentPerceptualLoss(nn.Module):
         # Squares of half-precision features overflow, and sums over positions lose digits.
         precision = torch.promote_types(prediction.dtype, torch.float32)
         prediction, target = prediction.to(precision), target.to(precision)
-        prediction, target, std = NORMALIZATIONS[self.normalization](prediction, target, mask)
+        prediction, target, std = NORMALIZATIONS[self.normalization](prediction, target, mask, self.variance_floor)
         by_channel = SquaredDistance.apply(prediction, target, mask)
         if std is not None:
             by_channel = by_channel / std.flatten(1).square()
@@ -227,7 +233,8 @@ class LatentPerceptualLoss(nn.Module):
         return (
             f"blocks={list(self.features.blocks)}, sigma_threshold={self.sigma_threshold}, "
             f"normalization={self.normalization!r}, outliers={self.outliers!r}, "
-            f"depth_weights={self.depth_weights}, reduction={self.reduction!r}"
+            f"depth_weights={self.depth_weights}, reduction={self.reduction!r}, "
+            f"variance_floor={self.variance_floor}"
         )
 
 

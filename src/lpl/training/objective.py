@@ -107,6 +107,7 @@ class LatentPerceptualTerm:
             outliers=config.outliers,
             depth_weights=config.depth_weights,
             reduction=config.reduction,
+            variance_floor=config.variance_floor,
             dtype=getattr(torch, config.precision),
         )
 
