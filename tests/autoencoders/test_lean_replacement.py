@@ -23,7 +23,7 @@ SAME_DECODER = ("sdxl", "playground", "flux")  # as stable_diffusion's or sd3's,
 
 
 def decoder(name: str) -> DecoderFeatures:
-    return frozen_copy(DecoderFeatures(zoo.make(name)))
+    return DecoderFeatures(zoo.make(name), lean=False)
 
 
 def latents_for(features: DecoderFeatures, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -123,7 +123,7 @@ def test_video_blocks() -> None:
 def test_the_original_is_left_alone() -> None:
     model = zoo.make("stable_diffusion")
     classes = {name: type(module) for name, module in model.named_modules()}
-    lean = make_lean(DecoderFeatures(model))
+    lean = DecoderFeatures(model, lean=True)
     assert {name: type(module) for name, module in model.named_modules()} == classes
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert any(isinstance(module, Lean) for module in lean.modules())
@@ -144,6 +144,10 @@ def test_unknown_watched_and_patched_modules_stay_plain() -> None:
     assert [isinstance(module, Lean) for module in modules] == [False, False, False, False, True]
 
 
+def record(module: nn.Module, seen: list[torch.Tensor]) -> None:
+    module.register_forward_hook(lambda _, __, output: seen.append(output))
+
+
 @pytest.mark.parametrize("position", range(6))
 def test_hooks_added_later_see_what_they_would_see(position: int) -> None:
     torch.manual_seed(0)
@@ -152,7 +156,7 @@ def test_hooks_added_later_see_what_they_would_see(position: int) -> None:
     lean = make_lean(frozen_copy(plain))
     seen: list[torch.Tensor] = []
     for module in (plain, lean):
-        module[position].register_forward_hook(lambda _, __, output: seen.append(output))
+        record(module[position], seen)
     x = torch.randn(1, 2, 6, 6)
     assert torch.allclose(lean(x), plain(x), atol=1e-6)
     assert len(seen) == 2
@@ -165,9 +169,9 @@ def test_hooks_inside_blocks_see_what_they_would_see() -> None:
         lean = make_lean(frozen_copy(plain))
         seen: list[torch.Tensor] = []
         for features in (plain, lean):
-            features.decoder.stages.get_submodule(path).register_forward_hook(lambda *call: seen.append(call[-1]))
+            record(features.decoder.stages.get_submodule(path), seen)
             features(latents_for(features))
-        assert len(seen) in (2, 4)  # TinyBlock's activation is one module in two places
+        assert len(seen) in (2, 4)  # AutoencoderTinyBlock's activation is one module in two places
         for value, reference in zip(seen[len(seen) // 2 :], seen, strict=False):
             assert torch.allclose(value, reference, atol=1e-5)
 

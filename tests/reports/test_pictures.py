@@ -49,6 +49,13 @@ def test_what_does_not_belong_together_is_not_paired(make_run, settings, reason)
     assert reason in found.notes[0]
 
 
+def test_begins_with_two_runs_that_pair(make_run):
+    runs = [make_run("other", seed=1), make_run("l2"), make_run("lpl")]
+    assert gallery(load_runs(runs)).first_pair == (1, 2)
+    assert gallery(load_runs(runs[:2])).first_pair == (0, 0)
+    assert gallery([]).first_pair == (0, 0)
+
+
 def test_unknown_seeds_are_not_taken_for_equal(two_runs):
     for folder in two_runs:
         (folder / "samples" / "default" / "samples.json").unlink()

@@ -41,6 +41,7 @@ def open_page(browser, report):
 
     def make(path: Path = report, width: int = 1280, **settings):
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **settings))
+        contexts[-1].set_default_timeout(120_000)  # milliseconds; a busy machine may take its time
         opened = contexts[-1].new_page()
         opened.on("console", lambda message: complaints.append(message.text))
         opened.on("pageerror", lambda error: complaints.append(str(error)))

@@ -61,6 +61,13 @@ class Gallery:
         return max((picture.side[0] for group in self.groups for picture in group.pictures), default=0)
 
     @property
+    def first_pair(self) -> tuple[int, int]:
+        """The two runs to begin with; twice the same where there is nothing to pair."""
+        pair = next((group.pictures[:2] for group in self.groups if len(group.pictures) > 1), ())
+        runs = [picture.run for picture in pair] or [*self.runs[:1], *self.runs[:1]] or [0, 0]
+        return runs[0], runs[1]
+
+    @property
     def pixelated(self) -> bool:
         """Whether the pictures are so small that they are enlarged pixel by pixel."""
         return self.width <= PIXELATED_SIDE

@@ -88,9 +88,9 @@ def outcome(comparison: Comparison) -> Section:
 def pictures(comparison: Comparison) -> Section:
     """The same seeds side by side."""
     found = comparison.gallery
-    values = {"gallery": found, "runs": run_cards(comparison.runs), "left": 0, "right": 0, "tile": tile(found.width)}
-    if found.runs:
-        values |= {"left": found.runs[0], "right": found.runs[min(1, len(found.runs) - 1)]}
+    left, right = found.first_pair
+    cards = run_cards(comparison.runs)
+    values = {"gallery": found, "runs": cards, "left": left, "right": right, "tile": tile(found.width)}
     title = "The same seeds, side by side" if len(found.runs) > 1 else "Samples"
     return Section("pictures", title, "Pictures", "pictures.html.j2", values)
 

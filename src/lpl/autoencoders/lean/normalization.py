@@ -50,7 +50,7 @@ class GroupNormActivation(torch.autograd.Function):
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, activation: Activation
     ) -> Tensor:
         """Takes a contiguous or channels-last input, and γ, β of shape (C,)."""
-        output, mean, rstd = _normalize(input, weight, bias, groups, eps)
+        output, mean, rstd = _normalize(_kernel_layout(input), weight, bias, groups, eps)
         ctx.save_for_backward(input, weight, bias, mean, rstd)
         ctx.activation = activation
         return activation.apply_(output)
@@ -60,6 +60,7 @@ class GroupNormActivation(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The input's gradient."""
         input, weight, bias, mean, rstd = ctx.saved_tensors
+        input = _kernel_layout(input)
         grad = grad.contiguous(memory_format=memory_format(input))
         statistics = _per_channel(weight, mean, rstd)
         normalized = _affine(input, statistics.scale, bias - statistics.mean * statistics.scale)
@@ -78,8 +79,8 @@ def group_norm_activation(input: Tensor, norm: nn.GroupNorm, activation: Activat
         activation: one of `ACTIVATIONS`.
 
     Returns:
-        Of the input's shape and dtype, also under autocast. Statistics are taken in at least float32 on the CPU and
-        wherever the layout is channels-last.
+        Of the input's shape and dtype, also under autocast. On the CPU and when compiled, statistics are in at least
+        float32; elsewhere they are as PyTorch's own kernel takes them.
     """
     input = dense(input)
     dtype = _affine_dtype(input)
@@ -88,16 +89,24 @@ def group_norm_activation(input: Tensor, norm: nn.GroupNorm, activation: Activat
     return GroupNormActivation.apply(input, weight, bias, norm.num_groups, norm.eps, activation)
 
 
+def _kernel_layout(input: Tensor) -> Tensor:
+    """The input as PyTorch's kernels take it: those of other devices than the CPU know the contiguous layout only.
+
+    A compiler makes kernels of its own, for any layout.
+    """
+    return input if input.is_cpu or torch.compiler.is_compiling() else input.contiguous()
+
+
 def _has_kernel(input: Tensor) -> bool:
-    """Whether PyTorch's forward kernel takes the input's layout: others than the CPU's know the contiguous one only."""
-    return input.is_cpu or input.is_contiguous()
+    """Whether group normalisation's own kernels are used, rather than what a compiler can fuse."""
+    return input.is_cpu or not torch.compiler.is_compiling()
 
 
 def _affine_dtype(input: Tensor) -> torch.dtype:
-    """What γ and β are cast to. Elsewhere than on the CPU PyTorch's kernel wants them in the input's dtype."""
-    if not input.is_cpu and input.is_contiguous():
-        return input.dtype
-    return torch.promote_types(input.dtype, torch.float32)
+    """What γ and β are cast to. On other devices than the CPU PyTorch's kernel wants them in the input's dtype."""
+    if input.is_cpu or torch.compiler.is_compiling():
+        return torch.promote_types(input.dtype, torch.float32)
+    return input.dtype
 
 
 def _normalize(input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +143,7 @@ def _group_norm_gradient(
     samples, channels = input.shape[:2]
     size = input[0, 0].numel()
     groups = mean.shape[1]
-    if input.is_contiguous():
+    if _has_kernel(input) and input.is_contiguous():
         backward = _aten.native_group_norm_backward
         return backward(grad, input, mean, rstd, weight, samples, channels, size, groups, _INPUT_ONLY)[0]
     # PyTorch's kernel is up to twenty times slower than this on channels-last maps of few channels.
@@ -157,8 +166,8 @@ def _spread(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _uses_batch_norm(tensor: Tensor) -> bool:
-    """On the CPU, batch normalisation's kernels scale and sum channels up to four times faster than broadcasting."""
-    return tensor.is_cpu and not torch.compiler.is_compiling()
+    """Batch normalisation's kernels scale and sum channels up to four times faster than broadcasting does."""
+    return (tensor.is_cpu or tensor.is_contiguous()) and not torch.compiler.is_compiling()
 
 
 def _as_batches(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -176,12 +185,11 @@ def _affine(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return (input * _spread(scale, input) + _spread(shift, input)).to(input.dtype)
     output = torch.empty_like(input)
     batches = list(_as_batches(input, output))
-    none = scale.new_empty(0)
     scales, shifts = scale.reshape(len(batches), -1), shift.reshape(len(batches), -1)
     zero, one = torch.zeros_like(scales[0]), torch.ones_like(scales[0])
     for (source, target), weight, bias in zip(batches, scales, shifts, strict=True):
-        results = {"out": target, "save_mean": none, "save_invstd": none}
-        _aten.native_batch_norm.out(source, weight, bias, zero, one, False, 0.0, 0.0, **results)
+        unused = {"save_mean": torch.empty_like(zero), "save_invstd": torch.empty_like(one)}
+        _aten.native_batch_norm.out(source, weight, bias, zero, one, False, 0.0, 0.0, out=target, **unused)
     return output
 
 
