@@ -61,7 +61,7 @@ def test_a_whole_study_from_photographs_to_a_report(study_file: Path, tmp_path: 
     assert [row["step"] for row in logged] == [1, 2]
     assert all(row["loss/perceptual"] >= 0 and "loss/perceptual/mid_block" in row for row in logged)
     assert "A tiny study" in (output / "report.html").read_text()
-    assert "Wasserstein" in result.output
+    assert "Contrast" in result.output
 
     def written() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in output.glob("*/samples/default/0*.png")}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from html_tree import parse
 from PIL import Image
+from synthetic_runs import RESULTS
 
 from lpl.reports import ReportError, write_report
 from lpl.reports.sections import SECTIONS, Section
@@ -97,6 +98,12 @@ def test_sentences_say_what_came_out_even_if_unflattering(two_runs, page):
         "lpl against l2, over 6 measures: better on 3 (sliced Wasserstein; high frequencies; Fréchet distance), "
         "worse on 1 (precision), equal on 2 (log-spectral distance; kernel distance)."
     )
+
+
+def test_small_differences_are_called_small(make_run, page):
+    close = {**RESULTS, "frechet_distance": 48.0, "precision": 0.7}
+    (sentence,) = page([make_run("l2"), make_run("lpl", results=close)]).all("p", class_="finding")
+    assert sentence.text.endswith("less than 1 % apart on 1 of them (Fréchet distance).")
 
 
 def test_recipes_and_their_differences_are_whole(two_runs, page):

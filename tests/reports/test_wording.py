@@ -66,3 +66,8 @@ def test_counts_and_lists():
 @pytest.mark.parametrize(("value", "text"), [(2.5e-5, "2.5×10⁻⁵"), (-0.25, "−0.25"), (0.0, "0"), (1500.0, "1,500")])
 def test_ticks_lose_no_digit(value, text):
     assert wording.compact(value) == text
+
+
+def test_ticks_of_one_axis_are_written_alike():
+    assert [wording.compact(value, 1e-3) for value in (5e-4, 1e-3)] == ["5×10⁻⁴", "10⁻³"]
+    assert [wording.compact(value, 2e-3) for value in (5e-4, 1e-3)] == ["0.0005", "0.001"]

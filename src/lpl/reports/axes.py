@@ -105,4 +105,4 @@ def _tick_text(value: float, ticks: Sequence[float], scale: Scale) -> str:
     decade = scale == "log" and math.isclose(value, 10.0**exponent, rel_tol=1e-6)
     if decade and (max(ticks) >= 1e4 or min(ticks) <= 1e-3):
         return power_of_ten(exponent)
-    return compact(value)
+    return compact(value, None if scale == "log" else max(map(abs, ticks)))

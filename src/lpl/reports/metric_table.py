@@ -65,6 +65,7 @@ class Cell:
     text: str
     spread: str = ""  # standard deviation, where the evaluation gives one
     difference: str = ""
+    change: float | None = None  # relative to the first run's number
     verdict: Verdict | None = None
     best: bool = False
     missing: str = ""
@@ -206,6 +207,7 @@ def _column(measure: Measure, sets: Sequence[Mapping[str, Any]], anchor: int, co
                 text=wording.number(value, decimals),
                 spread=_spread(sets[index], measure.name, decimals),
                 difference="" if against is None else _difference(measure, value, against, decimals),
+                change=value / against - 1 if against else None,
                 verdict=None if against is None else _verdict(measure, value, against),
                 best=best is not None and index in comparable and measure.badness(value) == best,
             )

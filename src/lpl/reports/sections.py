@@ -22,7 +22,7 @@ from lpl.reports.comparison import (
     shortened,
 )
 from lpl.reports.curves import constant_columns, curve_groups
-from lpl.reports.metric_table import MetricTable, Verdict, evaluated_set, metric_table, verdicts
+from lpl.reports.metric_table import Cell, MetricTable, Verdict, evaluated_set, metric_table, verdicts
 from lpl.reports.notes import Note, page_notes
 from lpl.reports.pictures import Gallery, gallery
 from lpl.reports.runs import Run, is_number, mapping
@@ -194,10 +194,17 @@ def outcome_sentences(comparison: Comparison) -> list[str]:
             for kind, measures in found.items()
             if measures
         ]
+        close = [table.measures[index].label for index in table.columns(headline=True) if _is_close(row.cells[index])]
+        parts += [f"less than 1{wording.GAP}% apart on {len(close)} of them ({'; '.join(close)})"] if close else []
         sentences.append(
             f"{row.name} against {first.name}, over {wording.counted(total, 'measure')}: {', '.join(parts)}."
         )
     return sentences
+
+
+def _is_close(cell: Cell) -> bool:
+    """Whether a number lies within 1 % of the first run's without being the same."""
+    return cell.change is not None and 0 < abs(cell.change) < 0.01
 
 
 def evaluation_in_words(comparison: Comparison) -> str:

@@ -41,9 +41,10 @@ def number(value: float, decimals: int | None = None, signed: bool = False) -> s
     return ("+" if signed and value > 0 else "") + text.replace("-", MINUS)
 
 
-def compact(value: float) -> str:
-    """A number for an axis tick, without trailing zeros."""
-    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
+def compact(value: float, largest: float | None = None) -> str:
+    """A number without trailing zeros, such as for an axis whose `largest` tick decides how all are written."""
+    size = abs(value if largest is None else largest)
+    if value != 0 and (size <= 1e-3 or size >= 1e6):
         return _scientific(value).replace("-", MINUS)
     return f"{value:,.6g}".replace("-", MINUS)
 
