@@ -106,7 +106,9 @@ def run_study(
         recipe = _with_time_budget(study, name, recipes)
         console.rule(f"{study.config.name}: {name} ({number} of {len(recipes)})", align="left")
         _run(recipe, console)
-    return _present(study, [recipe.folder for recipe in recipes.values()], folder, time.monotonic() - start, console)
+    # The first arm is what the others are compared with; where they all began comes last.
+    ordered = [recipes[name].folder for name in (*study.config.arms, PRETRAINING)]
+    return _present(study, ordered, folder, time.monotonic() - start, console)
 
 
 def study_recipe(study: Study, name: str, folder: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -59,7 +59,7 @@ def test_a_run_is_measured_by_its_own_recipe(
     }
     (run / "recipe.yaml").write_text(dump_recipe(build_recipe(values)))
     entry = evaluate_run(run, progress=False)
-    assert entry["provenance"]["reference"]["description"] == f"{photographs}, train"
+    assert entry["provenance"]["reference"]["description"] == f"{photographs} (training images)"
     assert entry["provenance"]["reference"]["count"] == entry["baselines"]["reconstruction"]["count"] == 6
     assert any("3.png: unreadable image" in note for note in entry["notes"])
     data, frozen = DataConfig(source=str(photographs), resolution=32), load_autoencoder(autoencoder)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders import Autoencoder, load_autoencoder
-from ..config import EvaluationConfig, Recipe, load_recipe
+from ..config import DataConfig, EvaluationConfig, Recipe, load_recipe
 from ..data import open_images
 from .evaluate import evaluate
 from .reference import EvenlySpaced, ReferenceImages, readable
@@ -58,12 +58,19 @@ def evaluate_run(
         config,
         images,
         sample_set,
-        reference_description=f"{recipe.data.source}, {config.reference}",
+        reference_description=_describe(recipe.data, config.reference),
         baselines={"reconstruction": Reconstructions(images, autoencoder, recipe.autoencoder.batch_size)},
         cache_dir=cache_dir,
         device=device,
         progress=progress,
     )
+
+
+def _describe(data: DataConfig, reference: str) -> str:
+    """Where the reference images come from, for people."""
+    if reference == "train":
+        return f"{data.source} (training images)"
+    return f"{data.holdout or f'{data.source}, {data.holdout_split}'} (held-out images)"
 
 
 def recipe_of(run: str | Path) -> Recipe:
