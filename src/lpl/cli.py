@@ -5,18 +5,17 @@ Heavy libraries are imported inside the commands, so that `lpl --help` and a mis
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from .analysis.commands import analyze, calibrate
 from .config import Recipe, SectionType, apply_overrides, build_recipe, load_recipe
-from .errors import LplError
+from .errors import explained
 
 app = typer.Typer(
     help="Latent diffusion with the latent perceptual loss: from images to a report.",
@@ -24,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(analyze, name="analyze")
+app.command()(calibrate)
 console = Console()
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe: one YAML file describes one run.")]
@@ -37,7 +38,7 @@ SetName = Annotated[str, typer.Option("--set", help="Name of the set of samples,
 @app.command()
 def encode(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Encode a recipe's images into the latent cache that training reads."""
-    with reported():
+    with explained():
         loaded = load_recipe(recipe, overrides or [])
         from .data import build_latent_cache
 
@@ -52,7 +53,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Carry on with a run that is there already.")] = True,
 ) -> None:
     """Train what a recipe describes, or carry on with it."""
-    with reported():
+    with explained():
         loaded = load_recipe(recipe, overrides or [])
         from .training import train as run_training
 
@@ -62,7 +63,7 @@ def train(
 @app.command("train-autoencoder")
 def train_autoencoder(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Train an autoencoder from images, into a folder that a recipe's autoencoder.path can name."""
-    with reported():
+    with explained():
         from .training.autoencoder import train_autoencoder as run_training
         from .training.autoencoder_recipe import AutoencoderRecipe
 
@@ -73,7 +74,7 @@ def train_autoencoder(recipe: RecipeFile, overrides: Overrides = None) -> None:
 @app.command()
 def sample(run: RunFolder, overrides: Overrides = None, name: SetName = "default") -> None:
     """Draw images from a run; KEY=VALUE are keys of the recipe's section sampling, such as guidance_scale=2."""
-    with reported():
+    with explained():
         from .evaluation.run import recipe_of
         from .training import sample_run
 
@@ -84,7 +85,7 @@ def sample(run: RunFolder, overrides: Overrides = None, name: SetName = "default
 @app.command()
 def evaluate(run: RunFolder, overrides: Overrides = None, name: SetName = "default") -> None:
     """Measure a run's samples; KEY=VALUE are keys of the recipe's section evaluation, such as extractor=inception."""
-    with reported():
+    with explained():
         from .evaluation.run import evaluate_run, recipe_of
         from .reports import compare_table
 
@@ -102,7 +103,7 @@ def report(
     name: SetName = "default",
 ) -> None:
     """Write one self-contained HTML page about one or more runs."""
-    with reported():
+    with explained():
         from .reports import compare_table, write_report
 
         page = write_report(runs, output, title, name)
@@ -119,7 +120,7 @@ def study(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The study's folder.")] = None,
 ) -> None:
     """Pre-train once, post-train every arm from there, and sample, evaluate and report all of them."""
-    with reported():
+    with explained():
         from .study import load_study, run_study
 
         run_study(load_study(file), overrides or [], output, console)
@@ -128,18 +129,6 @@ def study(
 def with_overrides(section: SectionType, overrides: list[str]) -> SectionType:
     """A section of a recipe with `key=value` settings of its own replaced."""
     return build_recipe(apply_overrides(section.model_dump(), overrides), "command line", type(section))
-
-
-@contextmanager
-def reported() -> Iterator[None]:
-    """Shows an error that a person can mend in its own words, and exits with 1; LPL_TRACEBACK=1 shows its origin."""
-    try:
-        yield
-    except (LplError, ValueError, FileNotFoundError) as error:
-        if os.environ.get("LPL_TRACEBACK"):
-            raise
-        Console(stderr=True, soft_wrap=True).print("error:", str(error), markup=False, highlight=False)
-        raise typer.Exit(1) from None
 
 
 def _autoencoder(recipe: Recipe) -> Any:

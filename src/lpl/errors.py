@@ -1,7 +1,26 @@
-"""What all errors that a user can mend have in common."""
+"""What all errors that a user can mend have in common, and how commands show them."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
 
 
 class LplError(Exception):
     """A mistake in a recipe, a folder, data or a command, whose message says how to mend it."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Shows an error that a person can mend in its own words, and exits with 1; LPL_TRACEBACK=1 shows its origin."""
+    try:
+        yield
+    except (LplError, ValueError, FileNotFoundError) as error:
+        if os.environ.get("LPL_TRACEBACK"):
+            raise
+        Console(stderr=True, soft_wrap=True).print("error:", str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from None

@@ -1,0 +1,155 @@
+"""What each command prints when it is done: the few numbers to remember."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from .advice import Advice
+from .calibrate import Calibration
+from .features import FeatureStudy
+from .interpolation import ALL_BLOCKS, InterpolationStudy, Subset
+from .linear import LinearCheck
+from .local import MetricAt, TaylorStudy
+from .perturbation import PerturbationStudy
+from .statistics import Interval
+
+
+def interpolation_table(study: InterpolationStudy, subset: Subset) -> Table:
+    """Rank correlation of the main measures with each damage."""
+    over = "all variants" if subset == "all" else "latents that were shrunk"
+    table = Table(title=f"Spearman's ρ with damage over {over}: mean over images [95 % interval]", title_justify="left")
+    table.add_column("measure")
+    for damage in study.damages:
+        table.add_column(damage, justify="right")
+    shown = ["latent_mse", "pixel_mse", "ssim"]
+    shown += [name for name in study.values if name.startswith(f"feature/{ALL_BLOCKS}/")]
+    for measure in shown:
+        found = {c.damage: c.rho for c in study.correlations if c.measure == measure and c.subset == subset}
+        table.add_row(measure, *(_interval(found[damage]) for damage in study.damages))
+    return table
+
+
+def perturbation_table(study: PerturbationStudy) -> Table:
+    """Error and locality by image."""
+    table = Table(title="Noise on one position at a time", title_justify="left")
+    for column in ("image", "median error", "worst error", "worst/median", "beyond the window", "worst position"):
+        table.add_column(column, justify="right")
+    for index, image in enumerate(study.images):
+        worst = int(image.error.argmax())
+        median = float(image.error.median())
+        table.add_row(
+            str(index),
+            f"{median:.3g}",
+            f"{float(image.error[worst]):.3g}",
+            f"{float(image.error[worst]) / median:.1f}",
+            f"{1 - float(image.local_share.mean()):.1%}",
+            str(study.positions[worst]),
+        )
+    return table
+
+
+def features_table(study: FeatureStudy) -> Table:
+    """Outliers by block."""
+    table = Table(title="Features by block", title_justify="left")
+    columns = ("block", "size", "channels", "weak", "dead", "zeros", "masked", "energy masked", "kurtosis kept")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "block" else "right")
+    for name, block in study.blocks.items():
+        channels = block.channels
+        table.add_row(
+            name,
+            f"{block.size[0]}×{block.size[1]}",
+            str(len(channels.std)),
+            str(len(block.weak)),
+            str(len(block.dead)),
+            f"{float(channels.zero_share.mean()):.0%}",
+            f"{float(channels.masked_share.mean()):.2%}{'' if block.masked_by_default else ' (off)'}",
+            f"{float(channels.masked_energy.mean()):.1%}",
+            f"{float(channels.kept_kurtosis.median()):.1f}",
+        )
+    return table
+
+
+def linear_table(checks: list[LinearCheck], metrics: list[MetricAt], taylor: TaylorStudy) -> Table:
+    """The equations for a linear decoder, then the real one."""
+    table = Table(title="Appendix A.1", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column()
+    for check in checks:
+        error = float((check.divergence - check.closed_form).abs().max())
+        printed = float((check.divergence - check.as_printed).abs().max())
+        table.add_row(
+            f"linear, {check.shape} ({check.image_values}×{check.latent_values})",
+            f"eq. (10) put right: off by {error:.0e} nats, as printed by {printed:.2g}; bound (12)/exact: median "
+            f"{float(check.tightness.median()):.3g}, {check.tightest:.2g} to {check.loosest:.3g}",
+        )
+    for index, metric in enumerate(metrics):
+        table.add_row(
+            f"JᵀJ at latent {index}",
+            f"λ_max {metric.largest:.3g} ± {float(metric.ritz.residuals[-1]):.1g}, λ_min ≤ {metric.smallest:.2g} "
+            f"(residual {float(metric.ritz.residuals[0]):.1g}), condition ≥ {metric.condition:.2g}, "
+            f"{metric.effective_rank:.0f} of {metric.dimension} directions in effect",
+        )
+    reached = {
+        tolerance: "beyond the range" if sigma is None else f"σ = {sigma:.2g}"
+        for tolerance, sigma in taylor.crossings.items()
+    }
+    table.add_row("linear approximation off by", ", ".join(f"{key:.0%} at {text}" for key, text in reached.items()))
+    return table
+
+
+def calibration_table(calibration: Calibration) -> Table:
+    """Each setting with its reason, and what the paper's would have done."""
+    table = Table(title="Settings of the latent perceptual loss", title_justify="left", show_lines=True)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("here", style="bold", no_wrap=True)
+    table.add_column("paper", no_wrap=True)
+    table.add_column("why", ratio=1)
+    for entry in calibration.advice:
+        table.add_row(entry.setting, _setting(entry.value), _setting(entry.paper), _reason(entry))
+    return table
+
+
+def block_table(calibration: Calibration) -> Table:
+    """Cost, gradient and health by block."""
+    from .mixture import block_shares, weights_of
+
+    study = calibration.chosen
+    settings = calibration.settings
+    weights = weights_of(study, settings["blocks"] or study.blocks, settings["depth_weights"])
+    shares = block_shares(study, weights, calibration.mixture.passed)
+    table = Table(title="Blocks", title_justify="left")
+    for column in ("block", "ω", "gradient", "ms a sample", "GFLOP", "weak channels", "zeros"):
+        table.add_column(column, justify="left" if column == "block" else "right")
+    for index, name in enumerate(study.blocks):
+        cost, block = calibration.costs[name], calibration.features.blocks[name]
+        table.add_row(
+            name,
+            f"{float(weights[index]):.3g}",
+            f"{float(shares[index]):.0%}",
+            f"{1e3 * cost.added_seconds:.0f}",
+            f"{cost.added_gigaflops:.2f}",
+            f"{len(block.weak)} of {len(block.channels.std)}",
+            f"{float(block.channels.zero_share.mean()):.0%}",
+        )
+    return table
+
+
+def _interval(value: Interval) -> str:
+    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "all"
+    return "\n".join(value) if isinstance(value, list) else str(value)
+
+
+def _reason(entry: Advice) -> Text:
+    text = Text(entry.reason)
+    if entry.warning:
+        text.append(f"\nThe paper's: {entry.warning}.", style="yellow")
+    return text
