@@ -30,7 +30,7 @@ def compare_table(runs: Sequence[Path], sample_set: str = "default", details: bo
     """
     table = metric_table(load_runs(runs, sample_set))
     drawn = Table(title="Metrics", caption=_caption(table), title_justify="left", caption_justify="left")
-    drawn.add_column("measure", width=16, overflow="fold")
+    drawn.add_column("measure", overflow="fold")
     for row in table.rows:
         drawn.add_column(Text(row.name, style="dim" if row.baseline else ""), justify="right", overflow="fold")
     headline, rest = table.columns(headline=True), table.columns(headline=False)
