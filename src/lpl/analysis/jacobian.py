@@ -159,7 +159,7 @@ class Sensitivities:
     standard_error: Tensor
 
 
-def channel_sensitivities(metric: LocalMetric, probes: int, seed: int = 0, batch_size: int = 16) -> Sensitivities:
+def channel_sensitivities(metric: LocalMetric, probes: int, seed: int = 0, batch_size: int = 4) -> Sensitivities:
     """Traces of the diagonal blocks of G by channel, from random signs on one channel at a time (Hutchinson).
 
     E ‖J v_c‖² over signs v_c on channel c is tr(G_cc); other channels add nothing, not even variance.

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 
 from ..perturbation import ImagePerturbation, PerturbationStudy, Position
 from .style import COLOURS, QUIET, pixels, show, step_colour, styled
@@ -38,7 +39,7 @@ def figure_12(study: PerturbationStudy) -> Figure:
     norm = _shared_norm(study)
     for axes, image in zip(grid, study.images, strict=True):
         _image_row(figure, axes, study, image, norm)
-    titles = ("decoded", "image error by position", "share beyond the window", "worst position", f"change ×{GAIN:g}")
+    titles = ("decoded", "error by position", "share far away", "worst position", f"change ×{GAIN:g}")
     for axes, title in zip(grid[0], (*titles, "mildest position", f"change ×{GAIN:g}"), strict=True):
         axes.set_title(title, fontsize=8, fontweight="bold", loc="center", pad=4)
     return figure
@@ -54,14 +55,15 @@ def _image_row(
 ) -> None:
     show(axes[0], pixels(image.reference))
     error = show(axes[1], position_map(study, image.error), cmap="magma", norm=norm)
-    figure.colorbar(error, ax=axes[1], fraction=0.046, pad=0.02)
+    bar = figure.colorbar(error, ax=axes[1], fraction=0.046, pad=0.02)
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     beyond = show(axes[2], position_map(study, 1 - image.local_share), cmap="viridis", vmin=0, vmax=1)
     figure.colorbar(beyond, ax=axes[2], fraction=0.046, pad=0.02)
     for column, index in ((3, int(image.error.argmax())), (5, int(image.error.argmin()))):
         show(axes[column], pixels(image.pictures[index].float() / 127.5 - 1))
         show(axes[column + 1], pixels(difference_picture(image, index)))
         position = study.positions[index]
-        label = f"{position}: {float(image.error[index]):.2g}, {1 - float(image.local_share[index]):.0%} beyond"
+        label = f"{position}: {float(image.error[index]):.2g}, {1 - float(image.local_share[index]):.0%} far away"
         axes[column].text(0.5, -0.04, label, transform=axes[column].transAxes, ha="center", va="top", fontsize=6.5)
         for panel in (axes[column], axes[column + 1]):
             _mark(panel, study, position, image.reference.shape[-1])
