@@ -67,7 +67,7 @@ def test_the_weight_brings_the_loss_to_parity(calibration, latents) -> None:
     from lpl.analysis import fit_gaussian
 
     generator = torch.Generator().manual_seed(3)
-    clean = latents.repeat(40, 1, 1, 1)
+    clean = latents[:3].repeat(40, 1, 1, 1)
     times = path.sample_timesteps(len(clean), generator)
     noise = torch.randn(clean.shape, generator=generator)
     noisy, gaussian = path.add_noise(clean, noise, times), fit_gaussian(latents)
@@ -78,7 +78,7 @@ def test_the_weight_brings_the_loss_to_parity(calibration, latents) -> None:
     loss = config.weight * perceptual(path.predicted_latent(output, noisy, times), clean, sigma)
     diffusion = (output - path.target(clean, noise, times)).square().mean()
     norms = [torch.autograd.grad(value, output)[0].norm().item() for value in (loss, diffusion)]
-    assert norms[0] / norms[1] == pytest.approx(1.0, rel=0.5)  # a few noise levels stand for all, 3 images for 6
+    assert norms[0] / norms[1] == pytest.approx(1.0, rel=0.5)  # four noise levels stand for all
 
 
 def test_blocks_may_be_chosen_beforehand(latents) -> None:

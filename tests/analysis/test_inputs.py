@@ -24,17 +24,21 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_images_are_spread_over_the_source(folder) -> None:
-    pictures = open_pictures(str(folder), resolution=8, limit=4, label_column="label")
-    assert pictures.images.shape == (3, 3, 8, 8)  # the damaged one is left out, and named
-    brightness = ((pictures.images.mean(dim=(1, 2, 3)) + 1) * 127.5).round()
-    assert brightness.tolist() == [0, 40, 180]  # the 0th, 4th and 7th of a folder that takes its classes in turn
-    assert [name.split("/")[-1] for name in pictures.names] == ["00.png", "02.png", "09.png"]
-    assert pictures.labels == (0, 0, 1)
-    assert pictures.classes == ("left", "right")
-    assert pictures.available == 12
-    assert len(pictures.skipped) == 1
-    assert "11.png" in pictures.skipped[0]
+def test_images_are_drawn_the_same_every_time(folder) -> None:
+    everything = open_pictures(str(folder), resolution=8, limit=12, label_column="label")
+    assert everything.images.shape == (11, 3, 8, 8)  # the damaged one is left out, and named
+    assert len(everything.skipped) == 1
+    assert "11.png" in everything.skipped[0]
+    numbers = [int(name.split("/")[-1].removesuffix(".png")) for name in everything.names]
+    assert sorted(numbers) == list(range(11))
+    assert numbers != sorted(numbers)
+    brightness = ((everything.images.mean(dim=(1, 2, 3)) + 1) * 127.5).round()
+    assert brightness.tolist() == [20 * number for number in numbers]
+    assert everything.labels == tuple(int(number >= 6) for number in numbers)
+    assert everything.classes == ("left", "right")
+    assert everything.available == 12
+    few = open_pictures(str(folder), resolution=8, limit=5, label_column="label")
+    assert few.names == everything.names[: len(few.names)]  # a larger limit only adds
 
 
 def test_more_are_not_asked_for_than_there_are(folder) -> None:

@@ -96,7 +96,9 @@ def calibrate_loss(
         AnalysisError: a block that does not exist, or fewer than 2 images.
     """
     features = decoder_features(autoencoder, blocks)
-    numbers = _evenly(len(latents), gradient_images)
+    numbers = torch.arange(min(len(latents), gradient_images))
+    if len(numbers) < 2:
+        raise AnalysisError(f"images: got {len(numbers)}, calibration takes 2 or more")
     chosen_latents = latents[numbers]
     predicting: Predictor = fit_gaussian(latents) if predictor is None else predictor
     statistics = study_features(features, chosen_latents, sweeps={}, track=track)
@@ -142,14 +144,3 @@ def recipe_fragment(calibration: Calibration, comments: Sequence[str]) -> str:
 def _named(advice: Advice, blocks: Sequence[str] | None) -> Advice:
     """Every block considered, by its name where the caller chose from some of them."""
     return advice if advice.value is not None or blocks is None else replace(advice, value=list(blocks))
-
-
-def _evenly(count: int, wanted: int) -> Tensor:
-    """Indices of `wanted` entries spread over `count`.
-
-    Raises:
-        AnalysisError: fewer than 2 are left.
-    """
-    if min(count, wanted) < 2:
-        raise AnalysisError(f"images: got {min(count, wanted)}, calibration takes 2 or more")
-    return torch.linspace(0, count - 1, min(count, wanted)).round().long()

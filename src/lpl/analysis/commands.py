@@ -21,7 +21,7 @@ DataName = Annotated[
     str, typer.Argument(help='"photographs", a folder, parquet, tar shards or a hub name', show_default=False)
 ]
 Resolution = Annotated[int, typer.Option(min=1, help="pixels a side")]
-Limit = Annotated[int, typer.Option(min=1, help="images, spread evenly over the data")]
+Limit = Annotated[int, typer.Option(min=1, help="images, drawn from the data, the same every time")]
 Shown = Annotated[int, typer.Option(min=1, help="images whose pictures are written")]
 Block = Annotated[list[str] | None, typer.Option(help="a decoder block; repeat for several; all by default")]
 Subfolder = Annotated[str | None, typer.Option(help='where the autoencoder lies within a pipeline, often "vae"')]

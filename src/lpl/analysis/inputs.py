@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,8 +15,10 @@ from torch import Tensor
 
 from ..autoencoders import TAEF2, Autoencoder, DecoderFeatures
 from ..config import DataConfig
-from ..data import ImageSource, UnreadableImage, crop_and_resize, open_images
+from ..data import ImageSource, UnreadableImage, crop_and_resize, open_images, seeded_generator
 from ..errors import LplError
+
+DRAW_SEED = 0x5EE  # of the images that are looked at; not a setting, so that analyses see the same ones
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,9 @@ def open_pictures(
     image_column: str = "image",
     label_column: str | None = None,
 ) -> Pictures:
-    """Reads images spread evenly over a source, since sources are often sorted by class.
+    """Reads images drawn at random from a source, the same ones every time: sources are often sorted by class.
+
+    A larger limit adds images to those of a smaller one.
 
     Args:
         source: "photographs", a folder, parquet files, tar shards or a hub name, as `data.source` of a recipe.
@@ -103,7 +106,8 @@ def _read(source: ImageSource, config: DataConfig, limit: int) -> Pictures:
     names: list[str] = []
     labels: list[int] = []
     skipped: list[str] = []
-    for index in np.linspace(0, len(source) - 1, min(limit, len(source))).round().astype(int).tolist():
+    order: list[int] = torch.randperm(len(source), generator=seeded_generator(DRAW_SEED)).tolist()
+    for index in order[:limit]:
         try:
             picture, label = source[index]
         except UnreadableImage as error:

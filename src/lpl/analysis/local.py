@@ -14,7 +14,7 @@ from ..data import seeded_generator
 from .inputs import AnalysisError, Track, decode_map, untracked
 from .jacobian import LocalMetric, Map, Ritz, Sensitivities, channel_sensitivities, lanczos, second_moment
 
-SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+SIGMAS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 TOLERANCES = (0.1, 0.5)  # relative errors of the linear approximation whose σ is reported
 
 
@@ -49,8 +49,13 @@ class MetricAt:
 
     @property
     def smallest(self) -> float:
-        """λ_min, an upper bound; the true one may be smaller by much."""
+        """λ_min, an upper bound; the true one may be smaller by the residual, and by `precision`."""
         return max(float(self.ritz.values[0]), 0.0)
+
+    @property
+    def precision(self) -> float:
+        """How exactly any eigenvalue is known at best: some roundings of the decoder's arithmetic, times λ_max."""
+        return 10 * torch.finfo(self.reference.dtype).eps * self.largest
 
     @property
     def condition(self) -> float:

@@ -89,12 +89,13 @@ def linear_table(checks: list[LinearCheck], metrics: list[MetricAt], taylor: Tay
     for index, metric in enumerate(metrics):
         table.add_row(
             f"JᵀJ at latent {index}",
-            f"λ_max {metric.largest:.3g} ± {float(metric.ritz.residuals[-1]):.1g}, λ_min ≤ {metric.smallest:.2g} "
-            f"(residual {float(metric.ritz.residuals[0]):.1g}), condition ≥ {metric.condition:.2g}, "
+            f"λ_max {metric.largest:.3g} ± {max(float(metric.ritz.residuals[-1]), metric.precision):.1g}, "
+            f"λ_min ≤ {metric.smallest:.2g} (residual {max(float(metric.ritz.residuals[0]), metric.precision):.1g}), "
+            f"condition ≥ {metric.condition:.2g}, "
             f"{metric.effective_rank:.0f} of {metric.dimension} directions in effect",
         )
     reached = {
-        tolerance: "beyond the range" if sigma is None else f"σ = {sigma:.2g}"
+        tolerance: "beyond the range" if sigma is None else f"σ {'≤' if sigma <= taylor.sigmas[0] else '='} {sigma:.2g}"
         for tolerance, sigma in taylor.crossings.items()
     }
     table.add_row("linear approximation off by", ", ".join(f"{key:.0%} at {text}" for key, text in reached.items()))

@@ -69,6 +69,7 @@ def _metric_entry(metric: MetricAt) -> dict[str, Any]:
         "largest_residual": metric.ritz.residuals[-1],
         "smallest_eigenvalue_at_most": metric.smallest,
         "smallest_residual": metric.ritz.residuals[0],
+        "precision": metric.precision,
         "condition_at_least": metric.condition,
         "mean_eigenvalue": metric.mean_eigenvalue,
         "effective_rank": metric.effective_rank,
