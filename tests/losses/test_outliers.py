@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpl import outlier_mask
+from lpl.losses.outliers import find_outliers
 from references import appendix_listing
 
 
@@ -75,8 +76,58 @@ def test_any_size_and_window_keeps_the_shape(
     assert mask.dtype == torch.bool
 
 
+def with_tails(draw, generator: torch.Generator, shape: tuple[int, ...], power: float, shift: float) -> torch.Tensor:
+    """Maps whose tails grow heavier with the power: some have outliers, some none, some sit at the threshold."""
+    values = torch.randn(shape, generator=generator)
+    values = values.sign() * values.abs() ** power
+    return (values + shift).contiguous(
+        memory_format=draw(st.sampled_from([torch.contiguous_format, torch.channels_last]))
+    )
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 10_000),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    power=st.floats(0.2, 3),
+    shift=st.sampled_from([0.0, 1.0, -300.0, 1e6]),
+    quantile=st.sampled_from([0.001, 0.02, 0.1, 0.4]),
+    offset=st.sampled_from([0.0, 0.5, 2.0, 4.0]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+)
+def test_counting_decides_as_order_statistics_do(data, seed, size, power, shift, quantile, offset, dtype) -> None:
+    """Thresholds by kthvalue for every map, without the shortcut that spares most maps the sorting."""
+    generator = torch.Generator().manual_seed(seed)
+    features = with_tails(data.draw, generator, (2, 3, *size), power, shift).to(dtype)
+    wide = features.to(torch.promote_types(dtype, torch.float32)).flatten(2)
+    count = wide.shape[-1]
+    low = wide.kthvalue(max(int(count * quantile), 1), dim=-1).values[..., None]
+    high = wide.kthvalue(max(int(count * (1 - quantile)), 1), dim=-1).values[..., None]
+    margin = offset * wide.std(dim=-1, correction=int(count > 1), keepdim=True)
+    expected = ((wide >= low - margin) & (wide <= high + margin)).view_as(features)
+    expected[(features == features[..., :1, :1]).flatten(2).all(dim=-1)] = True  # constant maps are kept whole
+    found = find_outliers(features, opening=1, closing=1, quantile=quantile, offset=offset)
+    assert torch.equal(found.mask(), expected)
+    assert torch.equal(found.positions(), expected.flatten(2).sum(dim=-1).clamp_min(1))
+    assert found.share().item() == pytest.approx(1 - expected.float().mean().item(), abs=1e-6)
+    assert len(found.kept) == (~expected.flatten(2).all(dim=-1)).sum()
+
+
+def test_maps_without_outliers_are_not_sorted(monkeypatch) -> None:
+    sorted_maps = []
+    kthvalue = torch.Tensor.kthvalue
+    monkeypatch.setattr(torch.Tensor, "kthvalue", lambda x, *a, **k: sorted_maps.append(len(x)) or kthvalue(x, *a, **k))
+    features = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert outlier_mask(features).all()
+    assert sum(sorted_maps) <= 2 * 13  # twice each; of 128 maps of noise a tenth may look like it has some
+    features[0, 0, 5, 5] = 50
+    assert not outlier_mask(features, down_f=4)[0, 0, 5, 5]
+
+
 def test_an_empty_batch_is_ordinary() -> None:
     assert outlier_mask(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+    assert outlier_mask(torch.zeros(2, 3, 0, 8)).shape == (2, 3, 0, 8)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +138,7 @@ def test_an_empty_batch_is_ordinary() -> None:
         ({"features": torch.zeros(1, 3, 8, 8), "down_f": 0}, "down_f: got 0"),
         ({"features": torch.zeros(1, 3, 8, 8), "opening": 0}, "opening: got 0"),
         ({"features": torch.zeros(1, 3, 8, 8), "quantile": 0.5}, "quantile: got 0.5"),
+        ({"features": torch.zeros(1, 3, 8, 8), "offset": -1.0}, "offset: got -1.0"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:

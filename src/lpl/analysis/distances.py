@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..autoencoders import DecoderFeatures
-from ..losses import NORMALIZATIONS, outlier_mask
+from ..losses import NORMALIZATIONS
+from ..losses.outliers import Outliers, find_outliers
 from ..losses.normalization import VARIANCE_FLOOR, NormalizationName
 
 Masked = Literal["deep", "all", "none"]
 Maps = Mapping[str, Tensor]
-Masks = Mapping[str, Tensor | None]
+Masks = Mapping[str, Outliers | None]
 
 DEEP = 2.0  # blocks of at least half the image's resolution are the deep ones
 
@@ -67,21 +68,21 @@ def depth_weights(maps: Maps) -> dict[str, float]:
     return {name: first / value.shape[-2] for name, value in maps.items()}
 
 
-def masks_of(target: Maps, factors: Mapping[str, float], masked: Masked = "deep") -> dict[str, Tensor | None]:
+def masks_of(target: Maps, factors: Mapping[str, float], masked: Masked = "deep") -> dict[str, Outliers | None]:
     """ρ_l of Algorithm 1 on the target's features, None for blocks that are not masked."""
     wanted = {name: masked == "all" or (masked == "deep" and factors[name] <= DEEP) for name in target}
-    return {name: outlier_mask(maps, factors[name]) if wanted[name] else None for name, maps in target.items()}
+    return {name: find_outliers(maps, factors[name]) if wanted[name] else None for name, maps in target.items()}
 
 
 def channel_distances(
-    prediction: Tensor, target: Tensor, mask: Tensor | None, comparison: Comparison = DEFAULT
+    prediction: Tensor, target: Tensor, outliers: Outliers | None, comparison: Comparison = DEFAULT
 ) -> Tensor:
     """Mean over kept positions of (φ'_c − φ̂'_c)², by sample and channel.
 
     Args:
         prediction: φ̂_l, (B, C, H, W).
         target: φ_l, of the same shape.
-        mask: ρ_l, or None where every position counts.
+        outliers: ρ_l, or None where every position counts.
         comparison: how they are normalised.
 
     Returns:
@@ -89,13 +90,13 @@ def channel_distances(
     """
     precision = torch.promote_types(prediction.dtype, torch.float32)
     normalize = NORMALIZATIONS[comparison.normalization]
-    first, second, std = normalize(prediction.to(precision), target.to(precision), mask, comparison.variance_floor)
+    first, second, std = normalize(prediction.to(precision), target.to(precision), outliers, comparison.variance_floor)
     squares = (first - second).square()
-    if mask is None:
+    if outliers is None:
         distances = squares.mean(dim=(-2, -1))
     else:
-        distances = (squares * mask).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1)).clamp_min(1)
-    return distances if std is None else distances / std.flatten(1).square()
+        distances = (squares * outliers.mask()).sum(dim=(-2, -1)) / outliers.positions()
+    return distances if std is None else distances / std.square()
 
 
 def block_distances(prediction: Maps, target: Maps, masks: Masks, comparison: Comparison = DEFAULT) -> Tensor:

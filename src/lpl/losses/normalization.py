@@ -1,8 +1,8 @@
 """The normalisations φ → φ', φ̂ → φ̂' under which the latent perceptual loss compares features.
 
-Each is a function of (prediction φ̂, target φ, mask ρ, variance floor) that returns (a, b, s) with φ̂' − φ' = (a − b)/s,
-where s is a number for each sample and channel, without gradient, or None for 1. A further one is a function and a line
-in `NORMALIZATIONS`.
+Each is a function of (prediction φ̂, target φ, outliers, variance floor) that returns (a, b, s) with
+φ̂' − φ' = (a − b)/s, where s is a number for each sample and channel, without gradient, or None for 1. A further one is
+a function and a line in `NORMALIZATIONS`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .moments import moments, wide_type
+from .outliers import Outliers
+
 NormalizationName = Literal["prediction", "target", "independent", "unit", "none"]
 Compared = tuple[Tensor, Tensor, Tensor | None]
-Normalization = Callable[[Tensor, Tensor, Tensor | None, float], Compared]
+Normalization = Callable[[Tensor, Tensor, Outliers | None, float], Compared]
 
 # The smallest variance that a channel is taken to have, as a share of the mean variance of its block's channels.
 # Without a floor a channel that is dead in the prediction (as happens after a ReLU) would be magnified without bound;
@@ -24,70 +27,75 @@ VARIANCE_FLOOR = 1e-3
 
 
 def masked_statistics(
-    features: Tensor, mask: Tensor | None, variance_floor: float = VARIANCE_FLOOR
+    features: Tensor, outliers: Outliers | None, variance_floor: float = VARIANCE_FLOOR
 ) -> tuple[Tensor, Tensor]:
     """Mean and floored standard deviation over the positions kept, per sample and channel.
 
     Args:
         features: (B, C, H, W).
-        mask: boolean (B, C, H, W), True where a position counts, or None for all.
+        outliers: the positions that don't count, or None where all do.
         variance_floor: smallest variance, as a share of the mean variance of the sample's channels.
 
     Returns:
-        Mean and standard deviation, each (B, C, 1, 1). The variance divides by the number of positions.
+        Mean and standard deviation, each (B, C), in float32 at least, with gradient where the features have one. The
+        variance divides by the number of positions.
     """
-    variance, mean = torch.var_mean(features, dim=(-2, -1), correction=0, keepdim=True)
-    if mask is not None:
+    if features.requires_grad and torch.is_grad_enabled():
+        variance, mean = torch.var_mean(features.to(wide_type(features.dtype)), dim=(-2, -1), correction=0)
+    else:
+        mean, variance = moments(features)
+    if outliers is not None:
         # Nearly all maps have no outlier; only those that have one are gone over again.
-        partial = torch.nonzero(~mask.flatten(-2).all(dim=-1), as_tuple=True)
-        kept_mean, kept_variance = _statistics_of_kept(features[partial], mask[partial])
-        mean, variance = mean.index_put(partial, kept_mean), variance.index_put(partial, kept_variance)
+        kept_mean, kept_variance = _statistics_of_kept(features[outliers.maps].to(mean.dtype), outliers.kept)
+        mean, variance = mean.index_put(outliers.maps, kept_mean), variance.index_put(outliers.maps, kept_variance)
     floor = variance_floor * variance.detach().mean(dim=1, keepdim=True)
-    tiny = torch.finfo(features.dtype).tiny ** 0.5
+    tiny = torch.finfo(variance.dtype).tiny ** 0.5
     return mean, variance.clamp_min(tiny).maximum(floor).sqrt()
 
 
-def _statistics_of_kept(maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of maps (K, H, W) over the positions kept, each (K, 1, 1)."""
-    count = mask.sum(dim=(-2, -1), keepdim=True).clamp_min(1)
-    mean = (maps * mask).sum(dim=(-2, -1), keepdim=True) / count
-    variance = ((maps - mean).square() * mask).sum(dim=(-2, -1), keepdim=True) / count
+def _statistics_of_kept(maps: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of maps (K, H, W) over the positions kept, each (K,)."""
+    count = kept.sum(dim=(-2, -1)).clamp_min(1)
+    mean = (maps * kept).sum(dim=(-2, -1)) / count
+    variance = ((maps - mean[:, None, None]).square() * kept).sum(dim=(-2, -1)) / count
     return mean, variance
 
 
-def by_prediction(prediction: Tensor, target: Tensor, mask: Tensor | None, variance_floor: float) -> Compared:
+def by_prediction(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:
     """Both standardised by the prediction's statistics, which take no gradient: the paper's choice.
 
     The shared mean cancels in the difference.
     """
-    _, std = masked_statistics(prediction.detach(), mask, variance_floor)
+    _, std = masked_statistics(prediction.detach(), outliers, variance_floor)
     return prediction, target, std
 
 
-def by_target(prediction: Tensor, target: Tensor, mask: Tensor | None, variance_floor: float) -> Compared:
+def by_target(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:
     """Both standardised by the target's statistics."""
-    _, std = masked_statistics(target, mask, variance_floor)
+    _, std = masked_statistics(target, outliers, variance_floor)
     return prediction, target, std
 
 
-def independent(prediction: Tensor, target: Tensor, mask: Tensor | None, variance_floor: float) -> Compared:
+def independent(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:
     """Each standardised by its own statistics, with gradient through the prediction's.
 
     Blind to any change of a channel's mean and contrast.
     """
-    mean, std = masked_statistics(prediction, mask, variance_floor)
-    target_mean, target_std = masked_statistics(target, mask, variance_floor)
-    return (prediction - mean) / std, (target - target_mean) / target_std, None
+    standardised = []
+    for features in (prediction, target):
+        mean, std = (values[..., None, None] for values in masked_statistics(features, outliers, variance_floor))
+        standardised.append((features - mean) / std)
+    return standardised[0], standardised[1], None
 
 
-def by_unit(prediction: Tensor, target: Tensor, mask: Tensor | None, variance_floor: float) -> Compared:
+def by_unit(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:
     """Both divided by the target's norm over channels at each position, as widely copied code does."""
-    norm = torch.linalg.vector_norm(target, dim=1, keepdim=True)
-    norm = norm.clamp_min(torch.finfo(target.dtype).tiny ** 0.5)
+    norm = torch.linalg.vector_norm(target, dim=1, keepdim=True, dtype=wide_type(target.dtype))
+    norm = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
     return prediction / norm, target / norm, None
 
 
-def raw(prediction: Tensor, target: Tensor, mask: Tensor | None, variance_floor: float) -> Compared:
+def raw(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:
     """The features as they are."""
     return prediction, target, None
 

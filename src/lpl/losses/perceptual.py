@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..autoencoders.features import DecoderFeatures
 from ..autoencoders.scaling import LatentScaling
 from ..diffusion.schedulers import predicted_latent
+from .distance import squared_distance
 from .normalization import NORMALIZATIONS, VARIANCE_FLOOR, NormalizationName
-from .outliers import outlier_mask
+from .outliers import Outliers, find_outliers
+from .streaming import HandedBack, gradient_of
 
 Reduction = Literal["mean", "sum"]
 OutlierBlocks = Literal["deep", "all", "none"]
@@ -49,6 +50,38 @@ class PerceptualTerms:
     per_sample: Tensor
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """What samples that passed the gate contribute, N of them.
+
+    Attributes:
+        per_sample: (N,), with gradient.
+        blocks: each block's share of it, (N,).
+        outlier_share: by block, a scalar.
+    """
+
+    per_sample: Tensor
+    blocks: dict[str, Tensor]
+    outlier_share: dict[str, Tensor]
+
+    def detach(self) -> _Compared:
+        return _Compared(
+            self.per_sample.detach(), {name: value.detach() for name, value in self.blocks.items()}, self.outlier_share
+        )
+
+    @staticmethod
+    def concatenated(parts: Sequence[_Compared]) -> _Compared:
+        shares = torch.tensor([len(part.per_sample) for part in parts]) / sum(len(part.per_sample) for part in parts)
+        return _Compared(
+            torch.cat([part.per_sample for part in parts]),
+            {name: torch.cat([part.blocks[name] for part in parts]) for name in parts[0].blocks},
+            {
+                name: sum(share * part.outlier_share[name] for share, part in zip(shares.tolist(), parts, strict=True))
+                for name in parts[0].outlier_share
+            },
+        )
+
+
 class LatentPerceptualLoss(nn.Module):
     """Compares what the autoencoder's decoder makes of a predicted clean latent and of the true one.
 
@@ -69,6 +102,9 @@ class LatentPerceptualLoss(nn.Module):
         upscaling: image pixels per latent position, for autoencoders of unknown kind.
         dtype: floating-point type to run the decoder's blocks in; by default the autoencoder's own. Statistics,
             normalisation and distances are always computed in float32 at least.
+        micro_batch: how many samples' features to hold at once. The decoder then takes that many samples after one
+            another, each with its gradient, which `backward` hands on: the same loss and gradient, in the memory of
+            `micro_batch` samples whatever the batch. None: all at once.
 
     Raises:
         ValueError: an option that does not exist, with those that do.
@@ -92,6 +128,7 @@ class LatentPerceptualLoss(nn.Module):
         scaling: LatentScaling | None = None,
         upscaling: int | None = None,
         dtype: torch.dtype | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         super().__init__()
         _check_choice("normalization", normalization, NORMALIZATIONS)
@@ -101,6 +138,8 @@ class LatentPerceptualLoss(nn.Module):
             raise ValueError(f"sigma_threshold: got {sigma_threshold}, takes a positive number, or None for no gate")
         if not 0 <= variance_floor < 1:
             raise ValueError(f"variance_floor: got {variance_floor}, takes a number from 0 to below 1")
+        if micro_batch is not None and micro_batch < 1:
+            raise ValueError(f"micro_batch: got {micro_batch}, takes a positive integer, or None for all at once")
         if isinstance(autoencoder, DecoderFeatures):
             if any(value is not None for value in (blocks, scaling, upscaling, dtype)):
                 raise ValueError(
@@ -115,6 +154,7 @@ class LatentPerceptualLoss(nn.Module):
         self.depth_weights = depth_weights
         self.reduction = reduction
         self.variance_floor = variance_floor
+        self.micro_batch = micro_batch
 
     predicted_latent = staticmethod(predicted_latent)
 
@@ -145,51 +185,64 @@ class LatentPerceptualLoss(nn.Module):
         if len(passed) == 0:
             terms = self._empty(prediction)
         else:
-            terms = self._compare(prediction_passed, target_passed, passed, len(prediction))
+            compared = self._compare_passed(prediction_passed, target_passed)
+            terms = _over_batch(compared, passed, len(prediction))
         return terms if return_terms else terms.loss
 
-    def _compare(self, prediction: Tensor, target: Tensor, passed: Tensor, batch_size: int) -> PerceptualTerms:
-        """The loss of the samples that passed the gate, as a mean over the whole batch."""
+    def _compare_passed(self, prediction: Tensor, target: Tensor) -> _Compared:
+        if self.micro_batch is None or len(prediction) <= self.micro_batch:
+            return self._compare(prediction, target)
+        return self._compare_in_turn(prediction, target, self.micro_batch)
+
+    def _compare(self, prediction: Tensor, target: Tensor) -> _Compared:
+        """The terms of some samples."""
         with torch.no_grad():
             target_features = self.features(target)
         prediction_features = self.features(prediction)
-        first = next(iter(target_features.values()))
+        first = next(iter(target_features.values())).shape[-2]
         full = self._full_height(target, target_features)
-        by_block: dict[str, Tensor] = {}
-        share: dict[str, Tensor] = {}
-        for name, features in target_features.items():
-            mask = self._mask(features, down_f=full / features.shape[-2])
-            weight = first.shape[-2] / features.shape[-2] if self.depth_weights else 1.0
-            by_block[name] = weight * self._distance(prediction_features[name], features, mask)
-            share[name] = features.new_zeros(()) if mask is None else 1 - mask.count_nonzero() / mask.numel()
-        per_sample = torch.stack(list(by_block.values())).sum(dim=0)
-        scattered = per_sample.new_zeros(batch_size).index_copy(0, passed, per_sample)
-        return PerceptualTerms(
-            loss=scattered.sum() / batch_size,
-            blocks={name: value.detach().sum() / batch_size for name, value in by_block.items()},
-            outlier_share=share,
-            passed=len(passed),
-            per_sample=scattered.detach(),
-        )
+        blocks, share = {}, {}
+        for name in list(target_features):
+            true, predicted = target_features.pop(name), prediction_features.pop(name)  # not held longer than needed
+            outliers = self._outliers(true, down_f=full / true.shape[-2])
+            weight = first / true.shape[-2] if self.depth_weights else 1.0
+            blocks[name] = weight * self._distance(predicted, true, outliers)
+            share[name] = blocks[name].new_zeros(()) if outliers is None else outliers.share()
+        return _Compared(torch.stack(list(blocks.values())).sum(dim=0), blocks, share)
 
-    def _distance(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    def _compare_in_turn(self, prediction: Tensor, target: Tensor, size: int) -> _Compared:
+        """The same, `size` samples after one another, each part's gradient taken before the next part begins."""
+        needs_gradient = torch.is_grad_enabled() and prediction.requires_grad
+        parts, gradients = [], []
+        for some, true in zip(prediction.split(size), target.split(size), strict=True):
+            with torch.set_grad_enabled(needs_gradient):
+                leaf = some.detach().requires_grad_(needs_gradient)
+                part = self._compare(leaf, true)
+                if needs_gradient:
+                    gradients.append(gradient_of(part.per_sample, leaf, self.features.dtype))
+            parts.append(part.detach())
+        compared = _Compared.concatenated(parts)
+        if needs_gradient:
+            per_sample = HandedBack.apply(prediction, compared.per_sample, torch.cat(gradients))
+            compared = replace(compared, per_sample=per_sample)
+        return compared
+
+    def _distance(self, prediction: Tensor, target: Tensor, outliers: Outliers | None) -> Tensor:
         """(1/C) Σ_c ‖ρ_c ⊙ (φ'_c − φ̂'_c)‖² of each sample, (B,); with reduction "mean", ‖·‖² over kept positions."""
-        # Squares of half-precision features overflow, and sums over positions lose digits.
-        precision = torch.promote_types(prediction.dtype, torch.float32)
-        prediction, target = prediction.to(precision), target.to(precision)
-        prediction, target, std = NORMALIZATIONS[self.normalization](prediction, target, mask, self.variance_floor)
-        by_channel = SquaredDistance.apply(prediction, target, mask)
+        compared = NORMALIZATIONS[self.normalization](prediction, target, outliers, self.variance_floor)
+        prediction, target, std = compared
+        by_channel = squared_distance(prediction, target, outliers)
         if std is not None:
-            by_channel = by_channel / std.flatten(1).square()
+            by_channel = by_channel / std.square()
         if self.reduction == "mean":
-            by_channel = by_channel / _positions(target, mask)
+            by_channel = by_channel / (math.prod(target.shape[-2:]) if outliers is None else outliers.positions())
         return by_channel.mean(dim=1)
 
-    def _mask(self, features: Tensor, down_f: float) -> Tensor | None:
+    def _outliers(self, features: Tensor, down_f: float) -> Outliers | None:
         """ρ for a block, or None where every position counts."""
         if self.outliers == "none" or (self.outliers == "deep" and down_f > DEEP):
             return None
-        return outlier_mask(features, down_f)
+        return find_outliers(features, down_f)
 
     def _full_height(self, latents: Tensor, features: dict[str, Tensor]) -> float:
         """Height of the decoded image; the finest block's where the decoder's kind is unknown."""
@@ -238,32 +291,16 @@ class LatentPerceptualLoss(nn.Module):
         )
 
 
-class SquaredDistance(torch.autograd.Function):
-    """Σ over positions of (ρ ⊙ (a − b))² for each sample and channel: (B, C, H, W) → (B, C), gradient to a alone.
-
-    Backward keeps one tensor, the difference, where autograd would keep three.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        """Takes floats of at least 32 bits, lest squares overflow."""
-        difference = prediction - target
-        if mask is not None:
-            difference *= mask
-        ctx.save_for_backward(difference)
-        return torch.linalg.vector_norm(difference, dim=(-2, -1)).square()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """2 ρ ⊙ (a − b)."""
-        (difference,) = ctx.saved_tensors
-        return difference * (2 * grad)[..., None, None], None, None
-
-
-def _positions(features: Tensor, mask: Tensor | None) -> Tensor | int:
-    """Number of positions kept, per sample and channel; at least 1, so that a channel masked whole counts zero."""
-    return math.prod(features.shape[-2:]) if mask is None else mask.sum(dim=(-2, -1)).clamp_min(1)
+def _over_batch(compared: _Compared, passed: Tensor, batch_size: int) -> PerceptualTerms:
+    """Means over the whole batch, in which samples that did not pass count zero."""
+    per_sample = compared.per_sample.new_zeros(batch_size).index_copy(0, passed, compared.per_sample)
+    return PerceptualTerms(
+        loss=per_sample.sum() / batch_size,
+        blocks={name: value.detach().sum() / batch_size for name, value in compared.blocks.items()},
+        outlier_share=compared.outlier_share,
+        passed=len(passed),
+        per_sample=per_sample.detach(),
+    )
 
 
 def _refuse_nan(name: str, latents: Tensor) -> None:
