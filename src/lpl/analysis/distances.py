@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..autoencoders import DecoderFeatures
 from ..losses import NORMALIZATIONS
-from ..losses.outliers import Outliers, find_outliers
 from ..losses.normalization import VARIANCE_FLOOR, NormalizationName
+from ..losses.outliers import Outliers, find_outliers
 
 Masked = Literal["deep", "all", "none"]
 Maps = Mapping[str, Tensor]
