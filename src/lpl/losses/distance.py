@@ -34,7 +34,7 @@ class SquaredDistance(torch.autograd.Function):
         """See `squared_distance`."""
         difference = prediction - target
         if outliers is not None:
-            difference[outliers.maps] = difference[outliers.maps] * outliers.kept
+            outliers.clear(difference)
         ctx.save_for_backward(difference)
         return sum_of_squares(difference)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .moments import moments, wide_type
-from .outliers import Outliers
+from .outliers import OutlierMaps, Outliers
 
 NormalizationName = Literal["prediction", "target", "independent", "unit", "none"]
 Compared = tuple[Tensor, Tensor, Tensor | None]
@@ -44,21 +44,22 @@ def masked_statistics(
         variance, mean = torch.var_mean(features.to(wide_type(features.dtype)), dim=(-2, -1), correction=0)
     else:
         mean, variance = moments(features)
-    if outliers is not None:
-        # Nearly all maps have no outlier; only those that have one are gone over again.
-        kept_mean, kept_variance = _statistics_of_kept(features[outliers.maps].to(mean.dtype), outliers.kept)
-        mean, variance = mean.index_put(outliers.maps, kept_mean), variance.index_put(outliers.maps, kept_variance)
+    for part in () if outliers is None else outliers.parts:  # nearly all maps of most decoders have no outlier
+        kept_mean, kept_variance = _statistics_of_kept(part.selection.take(features), part)
+        mean = mean.index_put(part.selection.index, kept_mean)
+        variance = variance.index_put(part.selection.index, kept_variance)
     floor = variance_floor * variance.detach().mean(dim=1, keepdim=True)
     tiny = torch.finfo(variance.dtype).tiny ** 0.5
     return mean, variance.clamp_min(tiny).maximum(floor).sqrt()
 
 
-def _statistics_of_kept(maps: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of maps (K, H, W) over the positions kept, each (K,)."""
-    count = kept.sum(dim=(-2, -1)).clamp_min(1)
-    mean = (maps * kept).sum(dim=(-2, -1)) / count
-    variance = ((maps - mean[:, None, None]).square() * kept).sum(dim=(-2, -1)) / count
-    return mean, variance
+def _statistics_of_kept(maps: Tensor, part: OutlierMaps) -> tuple[Tensor, Tensor]:
+    """Mean and variance of maps (1, K, H, W) over the positions kept, each (K,)."""
+    maps = maps.to(wide_type(maps.dtype))
+    scale = maps[0, 0].numel() / part.count.clamp_min(1)  # from means over all positions to means over those kept
+    mean = (maps * part.kept).mean(dim=(-2, -1)) * scale
+    variance = ((maps - mean[..., None, None]) * part.kept).square().mean(dim=(-2, -1)) * scale
+    return mean[0], variance[0]
 
 
 def by_prediction(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:

@@ -3,50 +3,71 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .moments import count_where, moments, wide_type
+from .maps import MapSelection, select_maps
+from .moments import count_where, moments
+from .ranks import kth_smallest, next_value
+
+
+@dataclass(frozen=True)
+class OutlierMaps:
+    """ρ for some maps of a block.
+
+    Attributes:
+        selection: K maps.
+        kept: boolean (1, K, H, W), True where a position is kept.
+        count: number of positions kept, (K,).
+    """
+
+    selection: MapSelection
+    kept: Tensor
+    count: Tensor
 
 
 @dataclass(frozen=True)
 class Outliers:
-    """ρ for the maps of a block, held for those alone that have an outlier, which few maps do.
+    """ρ for a block, held for those maps alone that have an outlier, which few maps of most decoders do.
 
     Attributes:
         shape: (B, C, H, W) of the block's features.
-        samples: (K,) and
-        channels: (K,), the maps that have an outlier.
-        kept: boolean (K, H, W), True where such a map's position is kept.
+        parts: the maps that have an outlier; all others are kept whole.
+        device: where the features are.
     """
 
     shape: torch.Size
-    samples: Tensor
-    channels: Tensor
-    kept: Tensor
-
-    @property
-    def maps(self) -> tuple[Tensor, Tensor]:
-        """Index of the maps that have an outlier: `features[outliers.maps]` is (K, H, W)."""
-        return self.samples, self.channels
+    parts: tuple[OutlierMaps, ...]
+    device: torch.device
 
     def positions(self) -> Tensor:
         """Number of positions kept in every map, (B, C); at least 1, lest a map masked whole divide by zero."""
-        every = self.kept.new_full(self.shape[:2], math.prod(self.shape[-2:]), dtype=torch.long)
-        return every.index_put_(self.maps, self.kept.sum(dim=(-2, -1))).clamp_min_(1)
+        every = torch.full(self.shape[:2], math.prod(self.shape[-2:]), device=self.device)
+        for part in self.parts:
+            every[part.selection.index] = part.count
+        return every.clamp_min_(1)
 
     def share(self) -> Tensor:
         """Share of all positions that is masked, a scalar."""
-        return (~self.kept).sum() / max(math.prod(self.shape), 1)
+        masked = [part.kept[0].numel() - part.count.sum() for part in self.parts]
+        total = torch.stack(masked).sum() if masked else torch.zeros((), device=self.device)
+        return total / max(math.prod(self.shape), 1)
 
     def mask(self) -> Tensor:
         """ρ in full: boolean (B, C, H, W), True where a position is kept."""
-        mask = torch.ones(self.shape, dtype=torch.bool, device=self.kept.device)
-        mask[self.maps] = self.kept
+        mask = torch.ones(self.shape, dtype=torch.bool, device=self.device)
+        for part in self.parts:
+            mask[part.selection.index] = part.kept[0]
         return mask
+
+    def clear(self, features: Tensor) -> Tensor:
+        """Sets the positions of features (B, C, H, W) that are not kept to zero, in place."""
+        for part in self.parts:
+            part.selection.put(features, part.selection.take(features) * part.kept)
+        return features
 
 
 def outlier_mask(
@@ -96,53 +117,69 @@ def find_outliers(
     quantile: float = 0.02,
     offset: float = 2.0,
 ) -> Outliers:
-    """The same as `outlier_mask`, for the maps that have an outlier alone; arguments and errors are the same.
-
-    Order statistics are slow to find, and only maps that may have outliers need them; the others are told by counting
-    (see `_suspects`), which takes a tenth of the time and decides nothing differently.
-    """
+    """The same as `outlier_mask`, held for the maps that have an outlier alone; arguments and errors are the same."""
     _check(features, down_f, opening, closing, quantile, offset)
     if features.numel() == 0:
-        return _none(features)
-    suspects = torch.nonzero(_suspects(features, quantile, offset), as_tuple=True)
-    if len(suspects[0]) == 0:
-        return _none(features)
-    maps = features[suspects].to(wide_type(features.dtype))
-    lower, upper = _thresholds(maps, quantile, offset)
-    kept = (maps >= lower) & (maps <= upper)
-    # Dilation and erosion leave maps without outliers as they are.
-    found = ~kept.flatten(1).all(dim=1)
-    samples, channels = suspects[0][found], suspects[1][found]
-    kept = kept[found].unsqueeze(1).to(torch.float32)
-    kept = _dilate(kept, _odd_window(closing, down_f, round_up=False))
-    kept = -_dilate(-kept, _odd_window(opening, down_f, round_up=True))
-    return Outliers(features.shape, samples, channels, kept.squeeze(1).bool())
+        return Outliers(features.shape, (), features.device)
+    lower, upper = _thresholds(features, quantile, offset)
+    beyond = (features.amin(dim=(-2, -1)) < lower) | (features.amax(dim=(-2, -1)) > upper)
+    windows = _odd_window(closing, down_f, round_up=False), _odd_window(opening, down_f, round_up=True)
+    parts = []
+    for selection in select_maps(features, beyond):
+        limits = (values[selection.index][None, :, None, None] for values in (lower, upper))
+        kept = _kept(selection.take(features), *limits, *windows)
+        count = kept.to(torch.float32).mean(dim=(-2, -1), dtype=torch.float64) * kept[0, 0].numel()
+        parts.append(OutlierMaps(selection, kept, count[0].round().long()))
+    return Outliers(features.shape, tuple(parts), features.device)
 
 
-def _none(features: Tensor) -> Outliers:
-    nothing = torch.zeros(0, dtype=torch.long, device=features.device)
-    kept = torch.ones(0, *features.shape[-2:], dtype=torch.bool, device=features.device)
-    return Outliers(features.shape, nothing, nothing, kept)
+def _thresholds(features: Tensor, quantile: float, offset: float) -> tuple[Tensor, Tensor]:
+    """Order statistics at `quantile` and 1 − `quantile` by nearest interpolation, widened by offset·std; (B, C).
 
-
-def _suspects(features: Tensor, quantile: float, offset: float) -> Tensor:
-    """Maps whose extremes may lie beyond the thresholds, (B, C); those of all other maps certainly do not.
-
-    The largest value M lies within the upper threshold q + m, where q is the k-th smallest of n values, if q ≥ M − m,
-    and so if n − k + 1 values or more are at least M − m; the smallest value likewise.
+    Of the features' own type and rounded inwards, which decides nothing differently. Infinite where the map's extreme
+    is known to lie within without the order statistic: where counting tells, which takes a tenth of the time. The
+    largest value M lies within the upper threshold q + m, where q is the k-th smallest of n values, if q ≥ M − m, and
+    so if n − k + 1 values or more are at least M − m; the smallest value likewise.
     """
     positions = features.shape[-2] * features.shape[-1]
     low_rank, high_rank = _ranks(positions, quantile)
     highest, lowest = features.amax(dim=(-2, -1)), features.amin(dim=(-2, -1))
-    # A little less than the margin that `_thresholds` takes, lest rounding lets an outlier pass; where rounding may
-    # decide all the same, a map is suspect.
-    margin = (1 - 1e-3) * offset * moments(features)[1].sqrt()
+    margin = offset * (moments(features)[1] * (positions / max(positions - 1, 1))).sqrt()
+    # A little less than the margin, lest rounding hide an outlier; where rounding may decide, a map is suspect.
+    less = (1 - 1e-3) * margin
     extreme = torch.maximum(highest.abs(), lowest.abs()).to(margin.dtype)
-    decisive = margin * 1e-3 >= 4 * torch.finfo(margin.dtype).eps * extreme
-    near_top = count_where(torch.ge, features, _rounded_up(highest - margin, features.dtype))
-    near_bottom = count_where(torch.le, features, -_rounded_up(-lowest - margin, features.dtype))
-    cleared = decisive & (near_top > positions - high_rank) & (near_bottom >= low_rank)
-    return ~cleared & (highest != lowest)  # a constant map has no outlier
+    doubtful = margin * 1e-3 < 4 * torch.finfo(margin.dtype).eps * extreme
+    near_top = count_where(torch.ge, features, _rounded_up(highest - less, features.dtype))
+    near_bottom = count_where(torch.le, features, -_rounded_up(-lowest - less, features.dtype))
+    varies = highest != lowest  # a constant map has no outlier
+    upper = torch.full_like(highest, torch.inf)
+    for selection in select_maps(features, varies & (doubtful | (near_top <= positions - high_rank))):
+        value = kth_smallest(selection.take(features), high_rank)[0].to(margin.dtype) + margin[selection.index]
+        upper[selection.index] = _inwards(value, features.dtype, -torch.inf)
+    lower = torch.full_like(lowest, -torch.inf)
+    for selection in select_maps(features, varies & (doubtful | (near_bottom < low_rank))):
+        value = kth_smallest(selection.take(features), low_rank)[0].to(margin.dtype) - margin[selection.index]
+        lower[selection.index] = _inwards(value, features.dtype, torch.inf)
+    return lower, upper
+
+
+def _kept(maps: Tensor, lower: Tensor, upper: Tensor, closing: int, opening: int) -> Tensor:
+    """What is within the thresholds, dilated by a window of `closing` positions and eroded by one of `opening`."""
+    outliers = ~((maps >= lower) & (maps <= upper))
+    outliers = _over_window(torch.logical_and, outliers, closing)
+    return ~_over_window(torch.logical_or, outliers, opening)
+
+
+def _over_window(combine: Callable[..., Tensor], flags: Tensor, window: int) -> Tensor:
+    """Combines each position's flag with those of a square window around it, as far as that lies within the map."""
+    for dim in (-2, -1):
+        combined, size = flags.clone(), flags.shape[dim]
+        for shift in range(1, min(window // 2, size - 1) + 1):
+            for start, other in ((shift, 0), (0, shift)):
+                part = combined.narrow(dim, start, size - shift)
+                combine(part, flags.narrow(dim, other, size - shift), out=part)
+        flags = combined
+    return flags
 
 
 def _rounded_up(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -150,14 +187,11 @@ def _rounded_up(values: Tensor, dtype: torch.dtype) -> Tensor:
     return (values + values.abs() * torch.finfo(dtype).eps).to(dtype)
 
 
-def _thresholds(maps: Tensor, quantile: float, offset: float) -> tuple[Tensor, Tensor]:
-    """Order statistics at `quantile` and 1 − `quantile` by nearest interpolation, widened by offset·std; (K, 1, 1)."""
-    flat = maps.flatten(1)
-    low_rank, high_rank = _ranks(flat.shape[1], quantile)
-    low = flat.kthvalue(low_rank, dim=1).values
-    high = flat.kthvalue(high_rank, dim=1).values
-    margin = offset * flat.std(dim=1, correction=1 if flat.shape[1] > 1 else 0)
-    return (low - margin)[:, None, None], (high + margin)[:, None, None]
+def _inwards(values: Tensor, dtype: torch.dtype, direction: float) -> Tensor:
+    """Cast to the nearest value of `dtype` that is not on the other side of `direction`: −∞ rounds down, ∞ up."""
+    cast = values.to(dtype)
+    crossed = cast > values if direction < 0 else cast < values
+    return torch.where(crossed, next_value(cast, direction), cast)
 
 
 def _ranks(positions: int, quantile: float) -> tuple[int, int]:
@@ -171,13 +205,6 @@ def _odd_window(size: int, down_f: float, round_up: bool) -> int:
     if window % 2 == 0:
         window += 1 if round_up else -1
     return window
-
-
-def _dilate(values: Tensor, window: int) -> Tensor:
-    """Maximum over a window; positions outside the map never win."""
-    if window == 1 or len(values) == 0:
-        return values
-    return F.max_pool2d(values, window, stride=1, padding=(window - 1) // 2)
 
 
 def _check(features: Tensor, down_f: float, opening: int, closing: int, quantile: float, offset: float) -> None:
