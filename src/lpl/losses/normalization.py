@@ -45,7 +45,7 @@ def masked_statistics(
     else:
         mean, variance = moments(features)
     for part in () if outliers is None else outliers.parts:  # nearly all maps of most decoders have no outlier
-        kept_mean, kept_variance = _statistics_of_kept(part.selection.take(features), part)
+        kept_mean, kept_variance = _statistics_of_kept(part.selection.take(features), part, mean[part.selection.index])
         mean = mean.index_put(part.selection.index, kept_mean)
         variance = variance.index_put(part.selection.index, kept_variance)
     floor = variance_floor * variance.detach().mean(dim=1, keepdim=True)
@@ -53,13 +53,18 @@ def masked_statistics(
     return mean, variance.clamp_min(tiny).maximum(floor).sqrt()
 
 
-def _statistics_of_kept(maps: Tensor, part: OutlierMaps) -> tuple[Tensor, Tensor]:
-    """Mean and variance of maps (1, K, H, W) over the positions kept, each (K,)."""
-    maps = maps.to(wide_type(maps.dtype))
+def _statistics_of_kept(maps: Tensor, part: OutlierMaps, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the positions kept, each (K,), of maps (1, K, H, W) of the given means over all (K,)."""
+    centre = mean.detach().to(maps.dtype)  # which keeps digits; what it is rounded to does not matter
+    centred = (maps - centre[None, :, None, None]) * part.kept
+    if centred.requires_grad:
+        average, square = (values.to(mean.dtype).mean(dim=(-2, -1)) for values in (centred, centred.square()))
+    else:
+        average, variance = moments(centred)
+        square = variance + average.square()
     scale = maps[0, 0].numel() / part.count.clamp_min(1)  # from means over all positions to means over those kept
-    mean = (maps * part.kept).mean(dim=(-2, -1)) * scale
-    variance = ((maps - mean[..., None, None]) * part.kept).square().mean(dim=(-2, -1)) * scale
-    return mean[0], variance[0]
+    shift = average[0] * scale
+    return centre + shift, square[0] * scale - shift.square()
 
 
 def by_prediction(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:

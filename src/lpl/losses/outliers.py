@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .maps import MapSelection, select_maps
 from .moments import count_where, moments
-from .ranks import kth_smallest, next_value
+from .ranks import threshold_above
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ def find_outliers(
     _check(features, down_f, opening, closing, quantile, offset)
     if features.numel() == 0:
         return Outliers(features.shape, (), features.device)
-    lower, upper = _thresholds(features, quantile, offset)
-    beyond = (features.amin(dim=(-2, -1)) < lower) | (features.amax(dim=(-2, -1)) > upper)
+    lower, upper, beyond = _thresholds(features, quantile, offset)
     windows = _odd_window(closing, down_f, round_up=False), _odd_window(opening, down_f, round_up=True)
     parts = []
     for selection in select_maps(features, beyond):
@@ -133,13 +132,16 @@ def find_outliers(
     return Outliers(features.shape, tuple(parts), features.device)
 
 
-def _thresholds(features: Tensor, quantile: float, offset: float) -> tuple[Tensor, Tensor]:
-    """Order statistics at `quantile` and 1 − `quantile` by nearest interpolation, widened by offset·std; (B, C).
+def _thresholds(features: Tensor, quantile: float, offset: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Order statistics at `quantile` and 1 − `quantile` by nearest interpolation, widened by offset·std.
 
-    Of the features' own type and rounded inwards, which decides nothing differently. Infinite where the map's extreme
-    is known to lie within without the order statistic: where counting tells, which takes a tenth of the time. The
-    largest value M lies within the upper threshold q + m, where q is the k-th smallest of n values, if q ≥ M − m, and
-    so if n − k + 1 values or more are at least M − m; the smallest value likewise.
+    They are infinite where the map's extreme is known to lie within without the order statistic: where one count tells.
+    The largest value M lies within the upper threshold q + m, where q is the k-th smallest of n values, if q ≥ M − m,
+    and so if n − k + 1 values or more are at least M − m; the smallest value likewise.
+
+    Returns:
+        Lower and upper thresholds, of the features' type, which decide as the exact ones do, and whether the map has
+        a value beyond them; each (B, C).
     """
     positions = features.shape[-2] * features.shape[-1]
     low_rank, high_rank = _ranks(positions, quantile)
@@ -152,15 +154,16 @@ def _thresholds(features: Tensor, quantile: float, offset: float) -> tuple[Tenso
     near_top = count_where(torch.ge, features, _rounded_up(highest - less, features.dtype))
     near_bottom = count_where(torch.le, features, -_rounded_up(-lowest - less, features.dtype))
     varies = highest != lowest  # a constant map has no outlier
-    upper = torch.full_like(highest, torch.inf)
+    upper, lower = torch.full_like(highest, torch.inf), torch.full_like(lowest, -torch.inf)
     for selection in select_maps(features, varies & (doubtful | (near_top <= positions - high_rank))):
-        value = kth_smallest(selection.take(features), high_rank)[0].to(margin.dtype) + margin[selection.index]
-        upper[selection.index] = _inwards(value, features.dtype, -torch.inf)
-    lower = torch.full_like(lowest, -torch.inf)
+        found = threshold_above(selection.take(features), high_rank, margin[selection.index])
+        upper[selection.index] = found
     for selection in select_maps(features, varies & (doubtful | (near_bottom < low_rank))):
-        value = kth_smallest(selection.take(features), low_rank)[0].to(margin.dtype) - margin[selection.index]
-        lower[selection.index] = _inwards(value, features.dtype, torch.inf)
-    return lower, upper
+        mirrored = -selection.take(features)
+        found = threshold_above(mirrored, positions + 1 - low_rank, margin[selection.index])
+        lower[selection.index] = -found
+    # Written so that maps that hold NaN, which no threshold bounds, count among those that have outliers.
+    return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
 
 
 def _kept(maps: Tensor, lower: Tensor, upper: Tensor, closing: int, opening: int) -> Tensor:
@@ -185,13 +188,6 @@ def _over_window(combine: Callable[..., Tensor], flags: Tensor, window: int) -> 
 def _rounded_up(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast to `dtype`, to a value that is no smaller."""
     return (values + values.abs() * torch.finfo(dtype).eps).to(dtype)
-
-
-def _inwards(values: Tensor, dtype: torch.dtype, direction: float) -> Tensor:
-    """Cast to the nearest value of `dtype` that is not on the other side of `direction`: −∞ rounds down, ∞ up."""
-    cast = values.to(dtype)
-    crossed = cast > values if direction < 0 else cast < values
-    return torch.where(crossed, next_value(cast, direction), cast)
 
 
 def _ranks(positions: int, quantile: float) -> tuple[int, int]:
