@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lpl.losses import moments as module
-from lpl.losses.moments import count_where, moments, sum_of_squares
+from lpl.losses.moments import count_ones, count_where, extremes, moments, sum_of_squares
 
 LAYOUTS = {
     "contiguous": lambda maps: maps.contiguous(),
@@ -56,3 +56,18 @@ def test_a_large_mean_costs_no_digits(layout: str) -> None:
 def test_squares_of_half_precision_do_not_overflow() -> None:
     maps = torch.full((1, 2, 8, 8), 3e4, dtype=torch.float16)
     assert sum_of_squares(maps)[0].tolist() == pytest.approx([64 * 9e8] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", [(1, 1, 700, 521), (2, 3, 5, 1024), (1, 2, 1, 7)])
+def test_counts_are_exact_in_every_type(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    flags = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.9
+    assert torch.equal(count_ones(flags.to(dtype)), flags.sum(dim=(-2, -1)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_extremes(layout: str) -> None:
+    maps = some_maps(layout, torch.float32)
+    lowest, highest = extremes(maps)
+    assert np.array_equal(lowest.numpy(), maps.numpy().min(axis=(-2, -1)))
+    assert np.array_equal(highest.numpy(), maps.numpy().max(axis=(-2, -1)))

@@ -56,11 +56,12 @@ def masked_statistics(
 def _statistics_of_kept(maps: Tensor, part: OutlierMaps, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance over the positions kept, each (K,), of maps (1, K, H, W) of the given means over all (K,)."""
     centre = mean.detach().to(maps.dtype)  # which keeps digits; what it is rounded to does not matter
-    centred = (maps - centre[None, :, None, None]) * part.kept
+    centred = maps - centre[None, :, None, None]
     if centred.requires_grad:
-        average, square = (values.to(mean.dtype).mean(dim=(-2, -1)) for values in (centred, centred.square()))
+        centred = (centred * part.kept).to(mean.dtype)
+        average, square = centred.mean(dim=(-2, -1)), centred.square().mean(dim=(-2, -1))
     else:
-        average, variance = moments(centred)
+        average, variance = moments(centred.mul_(part.kept))
         square = variance + average.square()
     scale = maps[0, 0].numel() / part.count.clamp_min(1)  # from means over all positions to means over those kept
     shift = average[0] * scale

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .maps import MapSelection, select_maps
-from .moments import count_where, moments
+from .moments import count_ones, count_where, extremes, moments
 from .ranks import threshold_above
 
 
@@ -20,7 +20,7 @@ class OutlierMaps:
 
     Attributes:
         selection: K maps.
-        kept: boolean (1, K, H, W), True where a position is kept.
+        kept: (1, K, H, W) of the features' type, 1 where a position is kept and 0 where it is not.
         count: number of positions kept, (K,).
     """
 
@@ -60,13 +60,13 @@ class Outliers:
         """ρ in full: boolean (B, C, H, W), True where a position is kept."""
         mask = torch.ones(self.shape, dtype=torch.bool, device=self.device)
         for part in self.parts:
-            mask[part.selection.index] = part.kept[0]
+            mask[part.selection.index] = part.kept[0].bool()
         return mask
 
     def clear(self, features: Tensor) -> Tensor:
         """Sets the positions of features (B, C, H, W) that are not kept to zero, in place."""
         for part in self.parts:
-            part.selection.put(features, part.selection.take(features) * part.kept)
+            part.selection.put(features, part.selection.take(features).mul_(part.kept))
         return features
 
 
@@ -126,9 +126,8 @@ def find_outliers(
     parts = []
     for selection in select_maps(features, beyond):
         limits = (values[selection.index][None, :, None, None] for values in (lower, upper))
-        kept = _kept(selection.take(features), *limits, *windows)
-        count = kept.to(torch.float32).mean(dim=(-2, -1), dtype=torch.float64) * kept[0, 0].numel()
-        parts.append(OutlierMaps(selection, kept, count[0].round().long()))
+        kept = _kept(selection.take(features), *limits, *windows).to(features.dtype)
+        parts.append(OutlierMaps(selection, kept, count_ones(kept)[0]))
     return Outliers(features.shape, tuple(parts), features.device)
 
 
@@ -145,7 +144,7 @@ def _thresholds(features: Tensor, quantile: float, offset: float) -> tuple[Tenso
     """
     positions = features.shape[-2] * features.shape[-1]
     low_rank, high_rank = _ranks(positions, quantile)
-    highest, lowest = features.amax(dim=(-2, -1)), features.amin(dim=(-2, -1))
+    lowest, highest = extremes(features)
     margin = offset * (moments(features)[1] * (positions / max(positions - 1, 1))).sqrt()
     # A little less than the margin, lest rounding hide an outlier; where rounding may decide, a map is suspect.
     less = (1 - 1e-3) * margin

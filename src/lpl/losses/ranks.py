@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .maps import select_maps
-from .moments import count_where, wide_type
+from .moments import count_where, extremes, wide_type
 
 PROBES = 256  # positions that the first bracket is drawn from
 HALVINGS = 3  # of the brackets between two looks at which of them are settled
@@ -55,7 +55,7 @@ def threshold_above(maps: Tensor, rank: int, margin: Tensor) -> Tensor:
 
 def _first_bracket(maps: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Bounds low ≤ q ≤ high as integers (K,): the extremes, drawn closer by the order statistics of some positions."""
-    low, high = order_of(maps.amin(dim=(-2, -1)))[0], order_of(maps.amax(dim=(-2, -1)))[0]
+    low, high = (order_of(extreme)[0] for extreme in extremes(maps))
     height, width = maps.shape[-2:]
     stride = max(math.isqrt(height * width // PROBES), 1)
     if stride == 1:
