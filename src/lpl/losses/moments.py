@@ -71,16 +71,27 @@ def count_where(compare: Callable[..., Tensor], maps: Tensor, threshold: Tensor)
 
 def count_ones(flags: Tensor) -> Tensor:
     """Σ over the positions of maps (B, C, H, W) of zeros and ones of any floating-point type: (B, C), int64."""
-    width = flags.shape[-1]
-    chunk = next(size for size in range(min(EXACT, width), 0, -1) if width % size == 0)
-    sums = flags.unflatten(-1, (width // chunk, chunk)).sum(dim=-1)
-    return sums.to(wide_type(flags.dtype)).sum(dim=(-2, -1)).long()
+    view, width = _in_memory_order(flags)
+    chunk = next(size for size in range(min(EXACT, view.shape[width]), 0, -1) if view.shape[width] % size == 0)
+    sums = view.unflatten(width, (-1, chunk)).sum(dim=width + 1)
+    return sums.to(wide_type(flags.dtype)).sum(dim=(width - 1, width)).long()
 
 
 def extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each map (B, C, H, W): two of shape (B, C)."""
+    view, width = _in_memory_order(maps)
     # One dimension after the other: both at once take up to ten times as long where channels come last.
-    return maps.amin(dim=-1).amin(dim=-1), maps.amax(dim=-1).amax(dim=-1)
+    return view.amin(dim=width).amin(dim=width - 1), view.amax(dim=width).amax(dim=width - 1)
+
+
+def _in_memory_order(maps: Tensor) -> tuple[Tensor, int]:
+    """Maps (B, C, H, W) with their dimensions in the order they lie in memory, and where the width is among them.
+
+    Reducing a dimension is fast where what is left keeps that order.
+    """
+    if maps.is_contiguous() or not maps.is_contiguous(memory_format=torch.channels_last):
+        return maps, 3
+    return maps.permute(0, 2, 3, 1), 2
 
 
 def _has_kernel(maps: Tensor) -> bool:
