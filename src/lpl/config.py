@@ -8,33 +8,25 @@ is allowed (`RecipeError`).
 from __future__ import annotations
 
 import copy
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from .errors import LplError
-
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from .objective_sections import CustomTermConfig as CustomTermConfig
+from .objective_sections import LatentClassifierConfig as LatentClassifierConfig
+from .objective_sections import LatentLPIPSConfig, ObjectiveConfig, SelfPerceptualConfig
+from .objective_sections import PerceptualConfig as PerceptualConfig
+from .objective_sections import PerceptualTermConfig as PerceptualTermConfig
+from .recipe_errors import describe, unknown_keys
+from .sections import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
 class RecipeError(LplError, ValueError):
     """A recipe that can't be run; the message lists every reason."""
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, and closed to keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -94,32 +86,6 @@ class DiffusionConfig(Section):
     beta_end: PositiveFloat = 0.012
     logit_mean: float = 0.0  # for flow_ot: t = sigmoid(N(logit_mean, logit_std²)), as in SD3
     logit_std: PositiveFloat = 1.0
-
-
-class PerceptualConfig(Section):
-    """The term added to the diffusion loss; the names are those of `LatentPerceptualLoss`."""
-
-    weight: NonNegativeFloat | Literal["matched"] = 1.0  # "matched": set by variance over the first batches
-    variance_fraction: PositiveFloat = 0.1  # of Var(ℓ2), where the weight is matched
-    matching_batches: Annotated[int, Field(ge=2)] = 32
-    blocks: tuple[str, ...] | None = None  # None: every block the autoencoder's kind is known to have
-    sigma_threshold: PositiveFloat | None = 3.0  # τ_σ; None: no gate
-    normalization: Literal["prediction", "target", "independent", "unit", "none"] = "prediction"
-    outliers: Literal["deep", "all", "none"] = "deep"
-    depth_weights: bool = True
-    reduction: Literal["mean", "sum"] = "mean"
-    variance_floor: Annotated[float, Field(ge=0, lt=1)] = 1e-3  # of the mean variance of a block's channels
-    precision: Literal["float32", "bfloat16"] = "float32"  # in which the decoder's blocks run
-
-
-class ObjectiveConfig(Section):
-    """L_tot = weighting(t) · L_diff + w_LPL · L_LPL."""
-
-    weighting: Literal["none", "min_snr", "gated"] = "none"
-    min_snr_gamma: PositiveFloat = 5.0
-    gate_gain: NonNegativeFloat = 1.0  # for gated: w_LPL · Var(LPL)/Var(ℓ2) in eq. (15)
-    gate_sigma_threshold: PositiveFloat = 3.0
-    perceptual: PerceptualConfig | None = None  # None: the ℓ2 baseline
 
 
 class TrainingConfig(Section):
@@ -208,6 +174,22 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _terms_have_what_they_need(self) -> Recipe:
+        for key, term in self.objective.terms.items():
+            if isinstance(term, SelfPerceptualConfig) and self.training.initial_checkpoint is None:
+                raise ValueError(
+                    f"objective.{key}.kind=self_perceptual compares in the denoiser that post-training starts from; "
+                    "name it in training.initial_checkpoint"
+                )
+            trained = isinstance(term, LatentLPIPSConfig) and term.classifier is None
+            if trained and self.data.label_column is None:
+                raise ValueError(
+                    f"objective.{key}.classifier=null trains on labels, and data.label_column=null says that there are "
+                    "none; name a classifier that `lpl train-latent-classifier` wrote"
+                )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where the run's files go."""
@@ -252,11 +234,11 @@ def build_recipe(values: Mapping[str, Any], origin: str = "recipe", schema: type
         RecipeError: keys that are unknown and values that are impossible, all of them.
     """
     schema = schema or Recipe
-    problems = list(_unknown_keys(values, schema))
+    problems = list(unknown_keys(values, schema))
     try:
         recipe = schema.model_validate(values)
     except ValidationError as error:
-        problems += [_describe(entry) for entry in error.errors() if entry["type"] != "extra_forbidden"]
+        problems += [describe(entry) for entry in error.errors() if entry["type"] != "extra_forbidden"]
         raise RecipeError(f"{origin}: " + "; ".join(problems)) from None
     return recipe
 
@@ -329,31 +311,3 @@ def parse_value(text: str, origin: str) -> Any:
     except yaml.YAMLError as error:
         raise RecipeError(f"{origin}: not a YAML value: {error}") from None
     return value
-
-
-def _unknown_keys(values: Mapping[str, Any], section: type[BaseModel], path: str = "") -> Iterable[str]:
-    """A message for each key that no section knows, with the nearest one that exists."""
-    fields = section.model_fields
-    for key, value in values.items():
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)
-            hint = f"did you mean {path}{near[0]}? " if near else ""
-            yield f"{path}{key}: no such key; {hint}allowed here: {', '.join(fields)}"
-        elif isinstance(value, Mapping):
-            for candidate in _sections_of(fields[key].annotation):
-                yield from _unknown_keys(value, candidate, f"{path}{key}.")
-
-
-def _sections_of(annotation: Any) -> Iterable[type[Section]]:
-    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return [member for member in members if isinstance(member, type) and issubclass(member, Section)]
-
-
-def _describe(entry: Any) -> str:
-    """One pydantic error in the words of the person who wrote the recipe."""
-    parts = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal[", "function-"))]
-    path = ".".join(part for part in parts if part not in ("float", "int", "str", "bool"))
-    message = entry["msg"].removeprefix("Value error, ")
-    if entry["type"] == "value_error":
-        return f"{path}: {message}" if path else message
-    return f"{path}: got {entry['input']!r}; {message[0].lower()}{message[1:]}"
