@@ -1,4 +1,4 @@
-"""The command line: `lpl encode`, `train`, `train-autoencoder`, `sample`, `evaluate`, `report`, `study`.
+"""The command line: `lpl encode`, `train`, `sample`, `evaluate`, `report`, `study` and others.
 
 Heavy libraries are imported inside the commands, so that `lpl --help` and a misspelt option answer at once.
 """
@@ -14,7 +14,16 @@ import typer
 from rich.console import Console
 
 from .analysis.commands import analyze, calibrate
-from .config import Recipe, SectionType, apply_overrides, build_recipe, load_recipe
+from .config import (
+    LatentClassifierConfig,
+    LatentLPIPSConfig,
+    Recipe,
+    SectionType,
+    apply_overrides,
+    build_recipe,
+    load_recipe,
+    read_yaml,
+)
 from .errors import explained
 
 app = typer.Typer(
@@ -69,6 +78,25 @@ def train_autoencoder(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
         loaded = load_recipe(recipe, overrides or [], AutoencoderRecipe)
         console.print(f"autoencoder: {run_training(loaded)}")
+
+
+@app.command("train-latent-classifier")
+def train_latent_classifier(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The classifier's folder; by default next to the latents.")
+    ] = None,
+) -> None:
+    """Train a classifier on a recipe's latents and labels, in whose features kind=latent_lpips compares."""
+    with explained():
+        from .training.latent_classifier import read_description
+        from .training.latent_classifier_training import classifier_of
+
+        loaded, settings = classifier_recipe(recipe, overrides or [])
+        folder = classifier_of(loaded, _autoencoder(loaded), settings, output)
+        about = read_description(folder)
+        console.print(f"classifier: {folder}, {about['accuracy']:.1%} right of {about['tested_on']['which']}")
 
 
 @app.command()
@@ -129,6 +157,18 @@ def study(
 def with_overrides(section: SectionType, overrides: list[str]) -> SectionType:
     """A section of a recipe with `key=value` settings of its own replaced."""
     return build_recipe(apply_overrides(section.model_dump(), overrides), "command line", type(section))
+
+
+def classifier_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, LatentClassifierConfig]:
+    """A recipe, and how to train a classifier of its latents: as its term of that kind says, or by default."""
+    values = read_yaml(path)
+    objective = values.get("objective") or {}
+    if (objective.get("perceptual") or {}).get("kind") != "latent_lpips":
+        values["objective"] = {"perceptual": {"kind": "latent_lpips"}}
+    loaded = build_recipe(apply_overrides(values, overrides), str(path))
+    term = loaded.objective.perceptual
+    settings = term.classifier_training if isinstance(term, LatentLPIPSConfig) else LatentClassifierConfig()
+    return loaded, settings
 
 
 def _autoencoder(recipe: Recipe) -> Any:

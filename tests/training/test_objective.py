@@ -12,13 +12,8 @@ from torch import nn
 from lpl import DDPM, FlowOT, LatentPerceptualLoss
 from lpl.autoencoders import load_autoencoder
 from lpl.config import ObjectiveConfig, PerceptualConfig
-from lpl.training.objective import (
-    PERCEPTUAL_TERMS,
-    NonFiniteLoss,
-    Objective,
-    TermValues,
-    TrainingBatch,
-)
+from lpl.training.objective import NonFiniteLoss, Objective, TrainingBatch
+from lpl.training.terms import PERCEPTUAL_TERMS, TermValues
 
 PATHS = {
     "epsilon": DDPM("epsilon"),
@@ -141,7 +136,7 @@ def test_matched_weight_scales_the_variance_over_samples_and_processes(autoencod
             errors, predicted, sigma = _written_out("flow", path, batch, denoiser.values)
             diffusion += errors.tolist()
             perceptual += compare(predicted.float(), batch.clean, sigma.float(), return_terms=True).per_sample.tolist()
-        kept = [torch.stack(objective._unmatched[0], dim=1) for objective in processes]
+        kept = [torch.stack(objective.term._unmatched[0], dim=1) for objective in processes]
         for objective in processes:
             objective.end_step(lambda _: torch.cat(kept))  # noqa: B023 - called at once
     assert processes[0].weight == processes[1].weight
@@ -166,7 +161,7 @@ def test_matched_weight_survives_a_checkpoint(autoencoder):
 
 def test_output_that_is_not_finite_is_named():
     class Picky:
-        def __init__(self, config, path, autoencoder):
+        def __init__(self, config, parts):
             pass
 
         def __call__(self, prediction):
@@ -189,7 +184,7 @@ def test_output_that_is_not_finite_is_named():
 
 def test_a_further_term_is_a_class_and_a_line():
     class LatentDistance:
-        def __init__(self, config, path, autoencoder):
+        def __init__(self, config, parts):
             self.power = config.power
 
         def __call__(self, prediction):

@@ -75,6 +75,19 @@ class VarianceMatchedWeight:
         """The weight once it is fixed; 0 until then, so that nothing unmeasured is added to the loss."""
         return self._value
 
+    @property
+    def variance_ratio(self) -> float:
+        """Var(L_LPL)/Var(ℓ2) as measured; eq. (15)'s gain is w_LPL times this.
+
+        Raises:
+            ValueError: not enough has been measured, or the ℓ2 loss did not vary.
+        """
+        if not self.diffusion.variance:
+            raise ValueError(
+                f"the ℓ2 loss was {self.diffusion.mean:g} for all samples, so no variance compares with it"
+            )
+        return self.perceptual.variance / self.diffusion.variance
+
     def update(self, diffusion: Tensor, perceptual: Tensor, batches: int = 1) -> None:
         """Adds the per-sample losses of one batch, or of several in one call; once fixed, does nothing.
 

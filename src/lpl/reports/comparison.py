@@ -105,10 +105,24 @@ def objective_in_words(run: Run) -> str:
     perceptual = mapping(objective.get("perceptual"))
     if not perceptual or perceptual.get("weight") == 0:
         return base
+    term, details = _term_in_words(perceptual)
     threshold = perceptual.get("sigma_threshold", 3.0)
     gate = "no gate" if threshold is None else f"τ = {plain(threshold)}"
-    statistics = perceptual.get("normalization", "prediction")
-    return f"{base} + {_weight_in_words(run, perceptual.get('weight', 1.0))} LPL ({statistics} statistics, {gate})"
+    weight = _weight_in_words(run, perceptual.get("weight", 1.0))
+    return f"{base} + {weight} {term} ({', '.join([*details, gate])})"
+
+
+def _term_in_words(perceptual: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """A perceptual term's name, and what tells it from others of its kind."""
+    kind = perceptual.get("kind", "lpl")
+    if kind == "latent_lpips":
+        return "latent LPIPS", ["published weights"] if perceptual.get("classifier") == "elatentlpips" else []
+    if kind == "self_perceptual":
+        depth = perceptual.get("depth", "middle")
+        return "Self-Perceptual", [f"block {depth}" if isinstance(depth, int) else f"{depth} block"]
+    if kind == "custom":
+        return str(perceptual.get("term", "")).rpartition(":")[2] or "custom loss", []
+    return "LPL", [f"{perceptual.get('normalization', 'prediction')} statistics"]
 
 
 def origin_in_words(run: Run) -> str:

@@ -4,18 +4,22 @@ from .checkpoints import CheckpointError, resolve_checkpoint
 from .ema import EMA
 from .loading import load_denoiser
 from .metrics import TrainingDiverged
-from .objective import PERCEPTUAL_TERMS, Objective, TrainingBatch
+from .objective import Objective
 from .recorder import TrainingInterrupted
 from .run_folder import ResumeError
 from .sampling import sample_run
+from .terms import PERCEPTUAL_TERMS, LatentPrediction, TermParts, TermValues, TrainingBatch
 from .trainer import train
 
 __all__ = [
     "EMA",
     "PERCEPTUAL_TERMS",
     "CheckpointError",
+    "LatentPrediction",
     "Objective",
     "ResumeError",
+    "TermParts",
+    "TermValues",
     "TrainingBatch",
     "TrainingDiverged",
     "TrainingInterrupted",

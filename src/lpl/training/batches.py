@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ..data import LatentCache, batch_indices, seeded_generator
 from ..diffusion.paths import DiffusionPath
-from .objective import TrainingBatch
+from .terms import TrainingBatch
+
+TERM_DRAWS = 1  # last word of the seed of what perceptual terms draw, which the draws below don't share
 
 Item = TypeVar("Item")
 
@@ -77,8 +79,8 @@ class BatchSource:
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = self.path.sample_timesteps(self.batch_size, generator)
         labels = self.denoiser.drop_labels(self.cache.labels[indices], generator)
-        tensors = (clean, noise, timesteps, labels)
-        return TrainingBatch(*(tensor.pin_memory() for tensor in tensors)) if self.pin else TrainingBatch(*tensors)
+        batch = TrainingBatch(clean, noise, timesteps, labels, seed=(self.seed, step, slot, TERM_DRAWS))
+        return batch.pinned() if self.pin else batch
 
 
 def prefetched(make: Callable[[int], Item], first: int, last: int) -> Iterator[tuple[int, Item]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import LplError
-from .objective import Terms
+from .terms import Terms
 
 Row = dict[str, float]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from ..autoencoders import Autoencoder, load_autoencoder
-from ..config import Recipe, TrainingConfig
+from ..config import LatentClassifierConfig, PerceptualConfig, Recipe, TrainingConfig
 from ..data import LatentCache, build_latent_cache, open_images
 from ..denoisers import ClassConditionalMMDiT, count_parameters
 from ..diffusion import make_path
 from .batches import BatchSource
 from .checkpoints import read_state
 from .ema import EMA
+from .latent_classifier_training import classifier_of
 from .loading import build_denoiser, initial_checkpoint, load_initial_weights
 from .metrics import TermWindow
 from .objective import Objective
 from .run_folder import ResumeError, RunFolder, hardware
 from .state import TrainingState
+from .terms import TermParts
 
 LONGEST_WAIT = timedelta(hours=24)  # of the other processes, while the first one encodes the images
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # on which AdamW updates all weights in one kernel
@@ -62,13 +65,23 @@ def prepare(
     path = make_path(recipe.diffusion)
     codec = _load_autoencoder(recipe, recipe.autoencoder.precision, device)
     latent_shape = codec.latent_shape(recipe.data.resolution)
-    objective = Objective(path, _decoder(recipe, codec), recipe.objective)
     denoiser = build_denoiser(recipe, len(open_images(recipe.data).classes), latent_shape)
     if start is not None:
         load_initial_weights(denoiser, start, training.initial_weights)
+    denoiser.to(device).train()
+    parts = TermParts(
+        path=path,
+        autoencoder=codec,
+        decoder=_decoder(recipe, codec),
+        denoiser=denoiser,
+        origin=_weights_name(start, training.initial_weights) if start is not None else None,
+        classifier=partial(_classifier, recipe, accelerator, codec),
+        device=device,
+    )
+    # Before encoding, so that mistakes come to light; a classifier that is to be trained encodes by itself.
+    objective = Objective(path, codec, recipe.objective, parts)
     cache = _encode(recipe, accelerator, codec)
 
-    denoiser.to(device).train()
     if training.compile:
         denoiser.compile()
     batches = _batches(recipe, accelerator, cache, denoiser)
@@ -78,6 +91,7 @@ def prepare(
         "latents": asdict(cache.info.key),
         "forward_passes": batches.slots,
         "initial_checkpoint": str(start) if start is not None else None,
+        "terms": objective.facts,
     }
     state = TrainingState(
         denoiser=denoiser,
@@ -116,11 +130,17 @@ def _load_autoencoder(recipe: Recipe, precision: str, device: torch.device) -> A
 
 
 def _decoder(recipe: Recipe, codec: Autoencoder) -> Autoencoder:
-    """The autoencoder for the perceptual term, in the precision that the term asks for."""
-    perceptual = recipe.objective.perceptual
-    if perceptual is None or perceptual.precision == recipe.autoencoder.precision:
-        return codec
-    return _load_autoencoder(recipe, perceptual.precision, codec.device)
+    """The autoencoder for a latent perceptual loss: loaded anew where that wants digits that `codec` has lost."""
+    for term in recipe.objective.terms.values():
+        if isinstance(term, PerceptualConfig) and recipe.autoencoder.precision not in ("float32", term.precision):
+            return _load_autoencoder(recipe, term.precision, codec.device)
+    return codec
+
+
+def _weights_name(checkpoint: Path, weights: str) -> str:
+    """What tells a checkpoint's weights from others, wherever it lies."""
+    file = "model.safetensors" if weights == "raw" else "ema.safetensors"
+    return f"{checkpoint.name}, {file}, crc32 {read_state(checkpoint)['files'][file]['crc32']:08x}"
 
 
 def _encode(recipe: Recipe, accelerator: Accelerator, codec: Autoencoder) -> LatentCache:
@@ -129,6 +149,12 @@ def _encode(recipe: Recipe, accelerator: Accelerator, codec: Autoencoder) -> Lat
         return build_latent_cache(
             recipe.data, codec, recipe.autoencoder.batch_size, progress=accelerator.is_main_process
         )
+
+
+def _classifier(recipe: Recipe, accelerator: Accelerator, codec: Autoencoder, config: LatentClassifierConfig) -> Path:
+    """A classifier of the recipe's latents, once: the first process trains it, and the others find the result."""
+    with accelerator.main_process_first():
+        return classifier_of(recipe, codec, config, progress=accelerator.is_main_process)
 
 
 def _batches(
@@ -155,6 +181,11 @@ def _refuse_other_facts(checkpoint: Path, facts: Mapping[str, Any]) -> None:
         raise ResumeError(
             f"{checkpoint}: a step took {before['forward_passes']} forward passes over all processes, and now takes "
             f"{facts['forward_passes']}; set training.accumulation so that accumulation times processes is the same"
+        )
+    if before.get("terms", {}) != facts["terms"]:  # checkpoints from before there were terms of other kinds have none
+        raise ResumeError(
+            f"{checkpoint}: its objective depended on {before.get('terms', {})}, and now does on {facts['terms']}; put "
+            "files and checkpoints back as they were, or give the new run another output"
         )
     changed = [name for name, value in facts["latents"].items() if before["latents"].get(name) != value]
     if changed or before["classes"] != facts["classes"]:
