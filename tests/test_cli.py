@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lpl.cli import app
 
-COMMANDS = ["encode", "train", "sample", "evaluate", "report", "study"]
+COMMANDS = ["encode", "train", "train-latent-classifier", "sample", "evaluate", "report", "study"]
 
 
 def invoke(*arguments: object) -> tuple[int, str]:

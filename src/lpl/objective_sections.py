@@ -89,7 +89,9 @@ class CustomTermConfig(PerceptualTermConfig):
     def _file_and_class(cls, term: str) -> str:
         file, _, name = term.rpartition(":")
         if not file.endswith(".py") or not name.isidentifier():
-            raise ValueError(f"got {term!r}; takes FILE.py:CLASS, such as examples/custom_loss.py:MultiScaleLoss")
+            raise ValueError(
+                f"got {term!r}; takes FILE.py:CLASS, such as examples/custom_loss.py:FrequencyWeightedLoss"
+            )
         return term
 
 
