@@ -63,6 +63,15 @@ def run_with(tmp_path, objective, **info):
             "ℓ2 + 0.123 (variance-matched) × LPL (prediction statistics, τ = 3)",
         ),
         ({"perceptual": {"weight": "matched"}}, {}, "ℓ2 + variance-matched LPL (prediction statistics, τ = 3)"),
+        ({"perceptual": {"kind": "latent_lpips", "weight": 2}}, {}, "ℓ2 + 2 × latent LPIPS (no gate)"),
+        (
+            {"perceptual": {"kind": "latent_lpips", "classifier": "elatentlpips", "sigma_threshold": 3.0}},
+            {},
+            "ℓ2 + 1 × latent LPIPS (published weights, τ = 3)",
+        ),
+        ({"perceptual": {"kind": "self_perceptual"}}, {}, "ℓ2 + 1 × Self-Perceptual (middle block, no gate)"),
+        ({"perceptual": {"kind": "self_perceptual", "depth": 4}}, {}, "ℓ2 + 1 × Self-Perceptual (block 4, no gate)"),
+        ({"perceptual": {"kind": "custom", "term": "a/b.py:Mine"}}, {}, "ℓ2 + 1 × Mine (no gate)"),
     ],
 )
 def test_objective_in_words(tmp_path, objective, info, words):

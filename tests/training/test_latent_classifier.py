@@ -24,14 +24,14 @@ SMALL = {"width": 4, "steps": 12, "batch_size": 8, "checkpoint_every": 5}
 
 
 def write_cache(folder, count, seed, crops=1, classes=3, flips=True):
-    """Latents whose class is the place of a bright column, and whose mirror image has it on the other side."""
+    """Latents whose class is the channel of a bright column, or of a bright row in the mirror image."""
     folder.mkdir()
     generator = np.random.default_rng(seed)
     labels = np.repeat(generator.permutation(count // crops) % classes, crops)
     mean = 0.5 * generator.standard_normal((count, 1 + flips, 4, 8, 8))
     for entry, label in enumerate(labels):
-        mean[entry, 0, 0, :, label] += 2
-        mean[entry, -1, 1, :, label] += 2 * flips
+        mean[entry, 0, label, :, 3] += 2
+        mean[entry, -1, label, 3, :] += 2 * flips
     np.save(folder / "mean.npy", mean.astype(np.float16))
     np.save(folder / "labels.npy", labels.astype(np.int64))
     key = CacheKey(f"source{seed}", "autoencoder", "float32", 64, "center", crops, flips)

@@ -16,9 +16,10 @@ from torch import nn
 
 from lpl import FlowOT, LatentPerceptualLoss
 from lpl.autoencoders import load_autoencoder
-from lpl.config import ObjectiveConfig, PerceptualConfig, build_recipe
+from lpl.config import LatentClassifierConfig, ObjectiveConfig, PerceptualConfig, build_recipe
 from lpl.training import ResumeError, train
 from lpl.training.checkpoints import latest_checkpoint, read_state
+from lpl.training.latent_classifier_training import classifier_of
 from lpl.training.objective import Objective
 from lpl.training.terms import (
     PERCEPTUAL_TERMS,
@@ -150,10 +151,9 @@ def test_a_classifier_is_trained_once_and_shared_by_runs(tiny_recipe, capsys):
 
 
 def test_a_classifier_of_another_autoencoder_is_refused(tiny_recipe, tmp_path):
-    settings = {"kind": "latent_lpips", "classifier_training": CLASSIFIER}
-    train(tiny_recipe(objective__perceptual=settings, training__steps=1))
-    (folder,) = tiny_recipe_classifiers(tiny_recipe, CLASSIFIER)
-    other = tmp_path / "other"
+    recipe, folder, other = tiny_recipe(), tmp_path / "own", tmp_path / "other"
+    config = LatentClassifierConfig(**CLASSIFIER)
+    classifier_of(recipe, load_autoencoder(recipe.autoencoder.path), config, folder, progress=False)
     shutil.copytree(folder, other)
     about = json.loads((other / "classifier.json").read_text())
     about["latents"]["autoencoder"] = "0123456789abcdef"
@@ -162,18 +162,6 @@ def test_a_classifier_of_another_autoencoder_is_refused(tiny_recipe, tmp_path):
         train(tiny_recipe("other", objective__perceptual={"kind": "latent_lpips", "classifier": str(other)}))
     run = train(tiny_recipe("given", objective__perceptual={"kind": "latent_lpips", "classifier": str(folder)}))
     assert (run / "metrics.jsonl").is_file()
-
-
-def tiny_recipe_classifiers(tiny_recipe, settings):
-    import os
-
-    found = Path(os.environ["LPL_CACHE"]).glob("*-classifier-*/classifier.json")
-    return [
-        path.parent
-        for path in found
-        if {**json.loads(path.read_text())["settings"], **settings, "seed": 0}
-        == json.loads(path.read_text())["settings"]
-    ]
 
 
 def test_published_weights_are_chosen_by_the_latents(monkeypatch):
@@ -234,6 +222,10 @@ class Keeps(nn.Module):
         super().__init__()
         self.denoiser = parts.denoiser
 
+class Inert:
+    def __init__(self, parts):
+        pass
+
 class Refuses:
     def __init__(self, parts):
         raise ValueError("bad luck")
@@ -284,7 +276,8 @@ def test_a_custom_loss_of_samples_that_are_all_beyond_the_gate_is_zero(own):
         ("NUMBER", {}, "is a int, takes a class"),
         ("Plain", {"skale": 1}, r"settings: got an unexpected .*skale.*takes, after its parts: scale=1.0"),
         ("Refuses", {}, "can't be made: bad luck"),
-        ("Keeps", {}, "needs a __call__|keeps the denoiser that is about to be trained"),
+        ("Keeps", {}, "keeps the denoiser that is about to be trained"),
+        ("Inert", {}, r"needs a __call__\(prediction\)"),
     ],
 )
 def test_a_custom_loss_that_can_not_be_made_is_explained(own, name, settings, message):

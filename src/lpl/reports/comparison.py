@@ -106,7 +106,7 @@ def objective_in_words(run: Run) -> str:
     if not perceptual or perceptual.get("weight") == 0:
         return base
     term, details = _term_in_words(perceptual)
-    threshold = perceptual.get("sigma_threshold", 3.0)
+    threshold = perceptual.get("sigma_threshold", 3.0 if term == "LPL" else None)
     gate = "no gate" if threshold is None else f"τ = {plain(threshold)}"
     weight = _weight_in_words(run, perceptual.get("weight", 1.0))
     return f"{base} + {weight} {term} ({', '.join([*details, gate])})"
