@@ -193,7 +193,8 @@ def test_published_weights_are_chosen_by_the_latents(monkeypatch):
 def test_published_weights_without_their_package_are_refused_before_training(tiny_recipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "elatentlpips", None)
     settings = {"kind": "latent_lpips", "classifier": "elatentlpips", "encoder": "sd15"}
-    with pytest.raises(TermError, match=r"classifier=elatentlpips: the published weights need the package"):
+    message = r"^objective\.perceptual\.classifier=elatentlpips: the published weights need the package"
+    with pytest.raises(TermError, match=message):
         train(tiny_recipe(objective__perceptual=settings))
 
 
@@ -370,6 +371,12 @@ class TestMeasuredGain:
         assert second.gate_gain == first.gate_gain > 0
         assert second.weight == first.weight > 0
         assert second.gauge.term is None
+
+    def test_a_term_that_can_not_be_made_is_named_by_its_key(self):
+        gauge = {"kind": "custom", "term": "none.py:A", "sigma_threshold": 2.0}
+        config = self.config(0.7).model_dump()
+        with pytest.raises(TermError, match=r"^objective\.gate_perceptual\.term=none\.py:A: no such file"):
+            Objective(FlowOT(), None, ObjectiveConfig.model_validate({**config, "gate_perceptual": gauge}))
 
     @pytest.mark.usefixtures("one_thread")
     def test_trains(self, tiny_recipe):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..config import PerceptualTermConfig
 from ..losses.matching import VarianceMatchedWeight
-from .terms import PERCEPTUAL_TERMS, LatentPrediction, PerceptualTerm, TermParts, TermValues
+from ..user_code import UserCodeError
+from .terms import PERCEPTUAL_TERMS, LatentPrediction, PerceptualTerm, TermError, TermParts, TermValues
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -29,11 +30,18 @@ class WeightedTerm:
         parts: what it is made from.
         gauge: the term is not trained with: it serves to measure eq. (15)'s gain w · Var(L_perceptual)/Var(ℓ2), and is
             let go once that is known.
+
+    Raises:
+        TermError: the term can't be made; the message begins with the recipe's key.
     """
 
     def __init__(self, config: PerceptualTermConfig, parts: TermParts, gauge: bool = False) -> None:
         self.config = config
-        self.term: PerceptualTerm | None = PERCEPTUAL_TERMS[type(config)](config, parts)
+        self.term: PerceptualTerm | None = None
+        try:
+            self.term = PERCEPTUAL_TERMS[type(config)](config, parts)
+        except (TermError, UserCodeError) as error:
+            raise TermError(f"objective.{'gate_perceptual' if gauge else 'perceptual'}.{error}") from error
         self.facts: Mapping[str, Any] = getattr(self.term, "facts", {})
         self.gauge = gauge
         self.matched: VarianceMatchedWeight | None = None

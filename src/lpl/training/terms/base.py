@@ -20,7 +20,7 @@ Terms = dict[str, Tensor | float]
 
 
 class TermError(LplError, ValueError):
-    """A perceptual term that can't be made as the recipe says; the message names the key and what would do."""
+    """A perceptual term that can't be made as its section says; the message begins with the key."""
 
 
 @dataclass(frozen=True)

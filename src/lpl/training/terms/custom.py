@@ -27,21 +27,20 @@ class CustomTerm:
     def __init__(self, config: CustomTermConfig, parts: TermParts) -> None:
         self.name = config.term
         self.sigma_threshold = config.sigma_threshold
-        made = load_from_file(config.term, "objective.perceptual.term")
+        made = load_from_file(config.term, "term")
         if not callable(made):
-            raise TermError(f"objective.perceptual.term={self.name}: is a {type(made).__name__}, takes a class")
+            raise TermError(f"term={self.name}: is a {type(made).__name__}, takes a class")
         self._check_settings(made, config.settings, parts)
         try:
             self.term: Any = made(parts, **config.settings)
         except (TypeError, ValueError) as error:
-            raise TermError(f"objective.perceptual.term={self.name}: can't be made: {error}") from error
+            raise TermError(f"term={self.name}: can't be made: {error}") from error
         if not callable(self.term):
-            raise TermError(f"objective.perceptual.term={self.name}: needs a __call__(prediction), or forward")
+            raise TermError(f"term={self.name}: needs a __call__(prediction), or forward")
         if isinstance(self.term, nn.Module):
             if parts.denoiser is not None and any(module is parts.denoiser for module in self.term.modules()):
                 raise TermError(
-                    f"objective.perceptual.term={self.name}: keeps the denoiser that is about to be trained; keep a "
-                    "copy.deepcopy of it"
+                    f"term={self.name}: keeps the denoiser that is about to be trained; keep a copy.deepcopy of it"
                 )
             self.term.to(parts.device).requires_grad_(False).eval()
         source = Path(config.term.rpartition(":")[0]).expanduser().read_bytes()
@@ -74,8 +73,7 @@ class CustomTerm:
         except TypeError as error:
             taken = [str(parameter) for parameter in signature.parameters.values()][1:]
             raise TermError(
-                f"objective.perceptual.settings: {error}; {self.name} takes, after its parts: "
-                f"{', '.join(taken) or 'nothing'}"
+                f"settings: {error}; {self.name} takes, after its parts: {', '.join(taken) or 'nothing'}"
             ) from None
 
     def _check_losses(self, losses: Any, count: int) -> None:
@@ -83,6 +81,5 @@ class CustomTerm:
             return
         given = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise TermError(
-            f"objective.perceptual.term={self.name}: returned {given}, takes one loss a sample, floats of shape "
-            f"({count},), or TermValues"
+            f"term={self.name}: returned {given}, takes one loss a sample, floats of shape ({count},), or TermValues"
         )

@@ -32,7 +32,7 @@ class LatentLPIPSTerm:
             try:
                 loss = LatentLPIPS.published(encoder, config.sigma_threshold, dtype)
             except ImportError as error:
-                raise TermError(f"objective.perceptual.classifier={PUBLISHED_NAME}: {error}") from None
+                raise TermError(f"classifier={PUBLISHED_NAME}: {error}") from None
             _check_channels(PUBLISHED[encoder], parts.autoencoder, encoder)
             self.facts: Mapping[str, Any] = {"published_encoder": encoder}
         else:
@@ -64,9 +64,9 @@ def _encoder_of(autoencoder: Autoencoder | None) -> str:
     encoder = SCALINGS.get((autoencoder.latent_channels, factor)) if autoencoder.scaling.std.numel() == 1 else None
     if encoder is None:
         raise TermError(
-            f"objective.perceptual.classifier={PUBLISHED_NAME}: the published weights are for the latents of "
+            f"classifier={PUBLISHED_NAME}: the published weights are for the latents of "
             f"{', '.join(PUBLISHED)}, and the autoencoder's ({autoencoder.latent_channels} channels, scaled by "
-            f"{factor:g}) are none of those; set objective.perceptual.encoder where it is one of them nevertheless, or "
+            f"{factor:g}) are none of those; set encoder where it is one of them nevertheless, or "
             "classifier=null to train one"
         )
     return encoder
@@ -75,6 +75,6 @@ def _encoder_of(autoencoder: Autoencoder | None) -> str:
 def _check_channels(channels: int, autoencoder: Autoencoder | None, encoder: str) -> None:
     if autoencoder is not None and autoencoder.latent_channels != channels:
         raise TermError(
-            f"objective.perceptual.encoder={encoder}: its latents have {channels} channels, and the autoencoder's have "
+            f"encoder={encoder}: its latents have {channels} channels, and the autoencoder's have "
             f"{autoencoder.latent_channels}"
         )

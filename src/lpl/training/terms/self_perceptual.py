@@ -24,7 +24,7 @@ class SelfPerceptualTerm:
         try:
             hidden = hidden_states(parts.denoiser, config.depth, getattr(torch, config.precision))
         except ValueError as error:
-            raise TermError(f"objective.perceptual.{error}") from None
+            raise TermError(str(error)) from None
         self.path = parts.path
         self.fresh = config.timesteps == "fresh"
         self.loss = SelfPerceptualLoss(hidden.to(parts.device), parts.path, config.sigma_threshold)
