@@ -96,7 +96,8 @@ def train_latent_classifier(
         loaded, settings = classifier_recipe(recipe, overrides or [])
         folder = classifier_of(loaded, _autoencoder(loaded), settings, output)
         about = read_description(folder)
-        console.print(f"classifier: {folder}, {about['accuracy']:.1%} right of {about['tested_on']['which']}")
+        right = f"{about['accuracy']:.1%} right of {about['tested_on']['which']}"
+        console.print(f"classifier: {folder} ({right})", soft_wrap=True)
 
 
 @app.command()
