@@ -45,6 +45,14 @@ def test_overrides_reach_any_depth_and_are_yaml(tmp_path: Path) -> None:
     assert load_recipe(path, ["objective.perceptual=null"]).objective.perceptual is None
 
 
+def test_no_is_a_word_on_the_command_line(tmp_path: Path) -> None:
+    """Messages say `training.precision=no`, and YAML reads that as false."""
+    path = write(tmp_path / "recipe.yaml", "training: {precision: bf16}\n")
+    assert load_recipe(path, ["training.precision=no"]).training.precision == "no"
+    with pytest.raises(RecipeError, match="training.precision: got True; input should be 'no', 'bf16' or 'fp16'"):
+        load_recipe(path, ["training.precision=yes"])
+
+
 def test_a_recipe_extends_another(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "data: {resolution: 32, flip: false}\ntraining: {steps: 9}\n")
     (tmp_path / "more").mkdir()

@@ -22,7 +22,7 @@ from .objective_sections import LatentLPIPSConfig, ObjectiveConfig, SelfPerceptu
 from .objective_sections import PerceptualConfig as PerceptualConfig
 from .objective_sections import PerceptualTermConfig as PerceptualTermConfig
 from .recipe_errors import describe, unknown_keys
-from .sections import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from .sections import Fraction, NonNegativeFloat, NonNegativeInt, NoWord, PositiveFloat, PositiveInt, Section
 
 
 class RecipeError(LplError, ValueError):
@@ -100,7 +100,7 @@ class TrainingConfig(Section):
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     clip_norm: PositiveFloat | None = 1.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Annotated[Literal["no", "bf16", "fp16"], NoWord] = "no"
     compile: bool = False
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     ema_start: NonNegativeInt = 0  # step at which the average begins, from the weights of that step

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from .sections import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from .sections import NonNegativeFloat, NonNegativeInt, NoWord, PositiveFloat, PositiveInt, Section
 
 DEFAULT_KIND = "lpl"  # of a term whose section names none
 
@@ -51,7 +51,7 @@ class LatentClassifierConfig(Section):
     weight_decay: NonNegativeFloat = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     max_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125  # of training latents at random, as a share of the side
-    precision: Literal["no", "bf16"] = "no"
+    precision: Annotated[Literal["no", "bf16"], NoWord] = "no"
     seed: NonNegativeInt = 0
     checkpoint_every: PositiveInt = 500
 
