@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoders.features import frozen_copy
+from ..autoencoders.lean import make_lean
 from .gate import GatedTerms, check_pair, check_threshold, nothing_passed, over_batch, passing, refuse_nan
 from .latent_vgg import FrozenTrunk, LatentVGG
 
@@ -60,7 +61,7 @@ class LatentLPIPS(nn.Module):
         if isinstance(classifier, LatentVGG):
             self.network: nn.Module = FrozenTrunk(classifier, dtype)
         else:
-            self.network = frozen_copy(classifier).to(dtype)
+            self.network = make_lean(frozen_copy(classifier).to(dtype))
         self._weighted = 0 if channel_weights is None else len(channel_weights)
         for number, weights in enumerate(channel_weights or ()):
             self.register_buffer(f"weights{number + 1}", weights.detach().reshape(1, -1, 1, 1).clone())
