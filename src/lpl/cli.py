@@ -1,4 +1,4 @@
-"""The command line: `lpl encode`, `train`, `train-autoencoder`, `sample`, `evaluate`, `report`, `study`.
+"""The command line: `lpl encode`, `train`, `train-autoencoder`, `sample`, `evaluate`, `report`, `watch`, `study`.
 
 Heavy libraries are imported inside the commands, so that `lpl --help` and a misspelt option answer at once.
 """
@@ -109,6 +109,19 @@ def report(
         page = write_report(runs, output, title, name)
         console.print(compare_table(runs, name))
         console.print(f"report: {page}")
+
+
+@app.command()
+def watch(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, which need not have begun.")],
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks at the files.")] = 5.0,
+) -> None:
+    """Show how runs are doing while they train, on this machine or another, from their files alone."""
+    with explained():
+        from .watch import watch as watch_runs
+
+        watch_runs(runs, interval, once, console)
 
 
 @app.command()
