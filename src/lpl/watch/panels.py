@@ -151,10 +151,10 @@ def fit(view: View, head: int, charts: int, details: int, pictures: bool) -> Pla
         return Plan(charts, across, CHART_HEIGHT, details, picture_height)
     room = view.height - 2 - head
     rows = math.ceil(charts / across)
-    wanted = rows * (LOWEST_CHART + 2)
-    details = max(0, min(details, room - wanted - picture_height))
-    if room - wanted < picture_height:
+    spare = room - rows * (LOWEST_CHART + 2)
+    if spare < picture_height:
         picture_height = 0
+    details = max(0, min(details, spare - picture_height))
     room -= details + picture_height
     while rows > 0 and rows * (LOWEST_CHART + 2) > room:
         rows -= 1
@@ -239,9 +239,14 @@ def _title(column: str) -> str:
 
 
 def _details(state: RunState, charts: Sequence[str]) -> list[str]:
-    """Columns that get a line of a table: whatever has neither a chart nor a place among the facts."""
+    """Columns that get a line of a table: whatever changes and has neither a chart nor a place among the facts."""
     shown = {*charts, *PLAIN, *_repetitions(state)}
-    return [column for column in state.history if column not in shown]
+    return [column for column, values in state.history.items() if column not in shown and not _is_flat(values)]
+
+
+def _is_flat(values: Values) -> bool:
+    logged = values[np.isfinite(values)]
+    return logged.size == 0 or (logged.size > 1 and np.ptp(logged) == 0)
 
 
 def _detail_table(state: RunState, columns: Sequence[str]) -> RenderableType:
