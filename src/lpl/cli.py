@@ -125,6 +125,25 @@ def watch(
 
 
 @app.command()
+def flops(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe, whose iteration is counted; by default the paper's models.")
+    ] = None,
+    overrides: Overrides = None,
+    preset: Annotated[str, typer.Option(help="Without a recipe: size of the denoiser.")] = "XL",
+    size: Annotated[list[int] | None, typer.Option(help="Without a recipe: pixels a side; may be repeated.")] = None,
+) -> None:
+    """Count the floating-point operations of a training iteration, without and with LPL (Table 8)."""
+    with explained():
+        from .training.flops_tables import published_tables, recipe_table
+
+        if recipe is None:
+            console.print(published_tables(preset, size or [256, 512]))
+        else:
+            console.print(recipe_table(load_recipe(recipe, overrides or [])))
+
+
+@app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="A study: YAML that names a recipe and the arms to compare.")],
     overrides: Annotated[
