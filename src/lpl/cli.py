@@ -143,6 +143,25 @@ def flops(
             console.print(recipe_table(load_recipe(recipe, overrides or [])))
 
 
+@app.command("find-batch-size")
+def find_batch_size(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What to fit into, such as 4GiB; by default the GPU, or what is free.")
+    ] = None,
+) -> None:
+    """Find the largest batch with which a recipe trains, and the learning rate that goes with it."""
+    with explained():
+        loaded = load_recipe(recipe, overrides or [])
+        from .training.batch_size import largest_batch_size
+        from .training.batch_size_report import parse_bytes, probe_line, search_summary
+
+        limit = parse_bytes(memory) if memory is not None else None
+        found = largest_batch_size(loaded, limit, lambda probe: console.print(probe_line(probe)))
+        console.print(search_summary(loaded, found))
+
+
 @app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="A study: YAML that names a recipe and the arms to compare.")],
