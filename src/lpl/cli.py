@@ -141,6 +141,57 @@ def report(
 
 
 @app.command()
+def watch(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, which need not have begun.")],
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks at the files.")] = 5.0,
+) -> None:
+    """Show how runs are doing while they train, on this machine or another, from their files alone."""
+    with explained():
+        from .watch import watch as watch_runs
+
+        watch_runs(runs, interval, once, console)
+
+
+@app.command()
+def flops(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe, whose iteration is counted; by default the paper's models.")
+    ] = None,
+    overrides: Overrides = None,
+    preset: Annotated[str, typer.Option(help="Without a recipe: size of the denoiser.")] = "XL",
+    size: Annotated[list[int] | None, typer.Option(help="Without a recipe: pixels a side; may be repeated.")] = None,
+) -> None:
+    """Count the floating-point operations of a training iteration, without and with LPL (Table 8)."""
+    with explained():
+        from .training.flops_tables import published_tables, recipe_table
+
+        if recipe is None:
+            console.print(published_tables(preset, size or [256, 512]))
+        else:
+            console.print(recipe_table(load_recipe(recipe, overrides or [])))
+
+
+@app.command("find-batch-size")
+def find_batch_size(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What to fit into, such as 4GiB; by default the GPU, or what is free.")
+    ] = None,
+) -> None:
+    """Find the largest batch with which a recipe trains, and the learning rate that goes with it."""
+    with explained():
+        loaded = load_recipe(recipe, overrides or [])
+        from .training.batch_size import largest_batch_size
+        from .training.batch_size_report import parse_bytes, probe_line, search_summary
+
+        limit = parse_bytes(memory) if memory is not None else None
+        found = largest_batch_size(loaded, limit, lambda probe: console.print(probe_line(probe)))
+        console.print(search_summary(loaded, found))
+
+
+@app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="A study: YAML that names a recipe and the arms to compare.")],
     overrides: Annotated[

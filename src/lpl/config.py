@@ -110,6 +110,7 @@ class TrainingConfig(Section):
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
+    sample_every: PositiveInt | None = None  # steps between previews, a few samples in RUN/previews; None: none
 
 
 class SamplingConfig(Section):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from ..autoencoders.lean import count_flops
 from ..losses import LatentPerceptualLoss
 from .distances import DEFAULT, Comparison
 
@@ -58,17 +59,11 @@ def block_costs(
             variance_floor=comparison.variance_floor,
         )
         perceptual.to(latents.device)
-        flops = _flops(perceptual, latents) / len(latents) / 1e9
+        flops = count_flops(partial(_step, perceptual, latents)) / len(latents) / 1e9
         seconds = min(_seconds(perceptual, latents) for _ in range(repeats)) / len(latents)
         before = BlockCost(seconds, flops, seconds - before.seconds, flops - before.gigaflops)
         costs[blocks[count - 1]] = before
     return costs
-
-
-def _flops(perceptual: LatentPerceptualLoss, latents: Tensor) -> float:
-    with FlopCounterMode(display=False) as counter:
-        _step(perceptual, latents)
-    return float(counter.get_total_flops())
 
 
 def _seconds(perceptual: LatentPerceptualLoss, latents: Tensor) -> float:

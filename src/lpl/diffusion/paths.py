@@ -7,7 +7,9 @@ al., *Scaling Rectified Flow Transformers*, 2024 (Flow-OT with logit-normal time
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -65,6 +67,10 @@ class DiffusionPath(ABC):
         a, b = self.coefficients(timesteps)
         return b / a
 
+    @abstractmethod
+    def probability_below(self, sigma: float) -> float:
+        """P(σ_t ≤ sigma) over the times that training draws."""
+
 
 class DDPM(DiffusionPath):
     """The variance-preserving path over T discrete steps: a_t = √ᾱ_t, b_t = √(1 − ᾱ_t).
@@ -118,6 +124,10 @@ class DDPM(DiffusionPath):
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Uniform integers, int64 of shape (B,)."""
         return torch.randint(self.num_timesteps, (batch_size,), generator=generator)
+
+    def probability_below(self, sigma: float) -> float:
+        """The share of steps with σ_t ≤ sigma."""
+        return float((self.sigma(torch.arange(self.num_timesteps)) <= sigma).double().mean())
 
     def conditioning(self, timesteps: Tensor) -> Tensor:
         """The step itself, on the scale of 1000 steps."""
@@ -177,6 +187,10 @@ class FlowOT(DiffusionPath):
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """t = sigmoid(N(logit_mean, logit_std²)), float32 of shape (B,)."""
         return torch.sigmoid(self.logit_mean + self.logit_std * torch.randn(batch_size, generator=generator))
+
+    def probability_below(self, sigma: float) -> float:
+        """Φ((ln sigma − logit_mean) / logit_std): σ_t = t / (1 − t) is log-normal."""
+        return NormalDist(self.logit_mean, self.logit_std).cdf(math.log(sigma)) if sigma > 0 else 0.0
 
     def conditioning(self, timesteps: Tensor) -> Tensor:
         """1000 t."""

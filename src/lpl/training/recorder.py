@@ -12,6 +12,7 @@ import torch
 from .clock import TrainingClock
 from .display import TrainingDisplay
 from .metrics import MetricsLog
+from .previews import Previews
 from .run_folder import RunFolder, peak_memory, timestamp
 from .state import TrainingState
 
@@ -40,6 +41,7 @@ class Recorder:
         self.gather = gather
         self.display = TrainingDisplay(run.recipe.name, state.step, training.steps, training.time_budget, run.write)
         self._log = MetricsLog(run.path, state.step) if run.write else None
+        self._previews = Previews(run.recipe, device) if run.write and training.sample_every else None
         self._peak_before = run.information.get("peak_memory_bytes") or 0 if state.step else 0
         self._start = self._logged = (state.images, state.clock.seconds)
 
@@ -104,6 +106,13 @@ class Recorder:
                 self._log.sync()  # whatever a checkpoint comes after must not be lost when it survives
                 self.state.save(self.run.checkpoints, self.run.recipe)
             self.run.update(**self._figures())
+
+    def preview(self) -> None:
+        """Draws a few images, off the clock; see `Previews`."""
+        if self._previews is not None:
+            self._synchronize()
+            with self.clock.paused():
+                self._previews.draw(self.state, self.run.path)
 
     def finish(self, ended_by: str) -> None:
         """Ends the run: "steps", "time_budget", or a signal's name."""

@@ -33,6 +33,7 @@ FREE_KEYS = frozenset(
         "training.log_every",
         "training.checkpoint_every",
         "training.keep_checkpoints",
+        "training.sample_every",
     }
 )
 FREE_SECTIONS = ("sampling.", "evaluation.")

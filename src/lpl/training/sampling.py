@@ -86,7 +86,7 @@ def sample_run(run: str | Path, config: SamplingConfig, set_name: str = "default
         "classes": information["classes"],
     }
     write_text(temporary / "samples.json", json.dumps(details, indent=1, ensure_ascii=False) + "\n")
-    return _publish(temporary, run / "samples" / set_name)
+    return publish(temporary, run / "samples" / set_name)
 
 
 def sample_labels(config: SamplingConfig, classes: Sequence[str]) -> list[int]:
@@ -153,7 +153,8 @@ def _report(bar: Progress, task: TaskID, indices: range, share: float) -> None:
     bar.update(task, completed=indices.start + share * len(indices))
 
 
-def _publish(temporary: Path, final: Path) -> Path:
+def publish(temporary: Path, final: Path) -> Path:
+    """Gives a folder that is complete its name, in the place of one that has it."""
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         shutil.rmtree(final)

@@ -35,10 +35,12 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
 
     Each optimiser step minimises L_tot = weighting(t) · L_diff + w_LPL · L_LPL over `batch_size` · `accumulation`
     samples a process, by AdamW. The run's folder receives recipe.yaml, run.json, metrics.jsonl (a line holds means over
-    the steps since the line before), tensorboard/ and checkpoints/. Under `accelerate launch` all processes train.
+    the steps since the line before), tensorboard/, checkpoints/ and, with `sample_every`, previews/. Under `accelerate
+    launch` all processes train.
 
     On SIGINT or SIGTERM the step under way is finished and saved. `time_budget` counts the seconds in which steps were
-    trained, over all sessions; encoding, checkpoints and, with `compile`, each session's first step don't count.
+    trained, over all sessions; encoding, checkpoints, previews and, with `compile`, each session's first step don't
+    count.
 
     Args:
         recipe: what to train.
@@ -88,6 +90,8 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
                 recorder.log(rate)
             if ending or step % training.checkpoint_every == 0:
                 recorder.save()
+            if training.sample_every is not None and step % training.sample_every == 0:
+                recorder.preview()
             if ending:
                 break
         recorder.finish(ending)

@@ -6,7 +6,7 @@ that only what the input's gradient needs is kept: one tensor a normalisation, o
 a convolution. No convolution is computed twice, and the values are those of the plain modules up to rounding.
 """
 
-from .measure import KeptBytes, count_kept_bytes, kept_bytes
+from .measure import KeptBytes, count_flops, count_kept_bytes, kept_bytes
 from .replacement import make_lean
 
-__all__ = ["KeptBytes", "count_kept_bytes", "kept_bytes", "make_lean"]
+__all__ = ["KeptBytes", "count_flops", "count_kept_bytes", "kept_bytes", "make_lean"]

@@ -84,6 +84,8 @@ def _input_gradient(ctx: Any, grad: Tensor, weight: Tensor) -> Tensor:
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:
     device = input.device.type
+    if not torch.amp.is_autocast_available(device):  # as on "meta", where operations are counted without computing
+        return None
     if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return None

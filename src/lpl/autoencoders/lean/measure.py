@@ -1,4 +1,4 @@
-"""Counts the bytes that a computation keeps for its backward pass."""
+"""What a computation costs: the bytes it keeps for its backward pass, and its floating-point operations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class KeptBytes:
@@ -77,3 +79,18 @@ def kept_bytes(function: Callable[[], Any], *frozen: nn.Module) -> int:
     total = kept.bytes
     del result
     return total
+
+
+def count_flops(function: Callable[[], Any]) -> int:
+    """The floating-point operations of `function()`, as torch's `FlopCounterMode` sees them run.
+
+    A multiply-add counts as two. Convolutions, matrix products and attention count, in forward and backward passes,
+    within autograd functions of one's own too; whatever goes element by element does not. Attention is taken apart into
+    its two products, so that the count does not depend on the kernel that a device would choose: those that keep no
+    attention matrix compute one product a second time in the backward pass.
+
+    On tensors of the device "meta" nothing is computed and no memory is taken.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        function()
+    return int(counter.get_total_flops())
