@@ -77,7 +77,7 @@ def sort_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         raise ReportError("folders: got none; give at least one run or analysis")
     refuse_duplicates(paths)
     analysed = [path for path in paths if analysis_files(path)]
-    runs = [path for path in paths if path not in analysed or is_run(path)]
+    runs = [path for path in paths if path not in analysed or is_run(path, beyond_recipe=True)]
     for path in runs:
         refuse_other_folders(path)
     return runs, analysed

@@ -113,9 +113,9 @@ def load_run(folder: Path, sample_set: str = "default") -> Run:
     )
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder holds any of a run's files."""
-    return any((path / name).is_file() for name in RUN_FILES)
+def is_run(path: Path, beyond_recipe: bool = False) -> bool:
+    """Whether a folder holds any of a run's files, or any but the recipe, which calibration writes too."""
+    return any((path / name).is_file() for name in RUN_FILES[1 if beyond_recipe else 0 :])
 
 
 def refuse_duplicates(paths: Sequence[Path]) -> None:

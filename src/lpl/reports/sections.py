@@ -28,7 +28,6 @@ from lpl.reports.runs import Run, is_number, mapping
 from lpl.reports.section import Comparison, Section, SectionMaker
 from lpl.reports.spectra import BANDS
 
-
 PHRASES: dict[Verdict, str] = {"better": "better", "worse": "worse", "same": "equal"}
 
 

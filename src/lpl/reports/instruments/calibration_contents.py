@@ -63,6 +63,13 @@ class Study(BaseModel):
     training: Training
 
 
+class Mixture(BaseModel):
+    """Probability of each noise level in training, with the gate closed and open."""
+
+    closed: Numbers
+    open: Numbers
+
+
 class CalibrationResults(BaseModel):
     """What was chosen, and from what."""
 
@@ -70,6 +77,7 @@ class CalibrationResults(BaseModel):
     settings: dict[str, Any]
     advice: list[Advice]
     predictor: str
+    mixture: Mixture
     channelwise_reliability: Numbers
     blocks: dict[str, Block]
     costs: dict[str, Cost]

@@ -11,7 +11,7 @@ import numpy as np
 
 from lpl.reports import wording
 from lpl.reports.axes import Values
-from lpl.reports.comparison import shortened
+from lpl.reports.comparison import ABSENT, shortened
 from lpl.reports.instruments.contents import Number
 from lpl.reports.instruments.folders import COMMANDS, Analysis
 
@@ -73,15 +73,21 @@ def block_labels(names: Sequence[Sequence[str]]) -> list[str]:
 def number(value: Number, digits: int = 3) -> str:
     """A number to some significant digits, a dash where there is none."""
     if value is None:
-        return "–"
-    return wording.number(value, wording.decimals_for([value], digits)) if value else "0"
+        return ABSENT
+    rounded = float(f"{value:.{digits}g}")
+    return wording.number(rounded, wording.decimals_for([rounded], digits)) if rounded else "0"
+
+
+def decimal(value: Number, decimals: int) -> str:
+    """A number with some decimals, a dash where there is none."""
+    return ABSENT if value is None else wording.number(value, decimals)
 
 
 def percent(share: Number) -> str:
     """A share in per cent with as many decimals as it takes to see it, a dash where there is none."""
     if share is None:
-        return "–"
-    decimals = 0 if abs(share) >= 0.1 else 1 if abs(share) >= 0.01 else 2
+        return ABSENT
+    decimals = 0 if abs(share) >= 0.1 or share == 0 else 1 if abs(share) >= 0.01 else 2
     return f"{wording.number(100 * share, decimals)}{wording.GAP}%"
 
 

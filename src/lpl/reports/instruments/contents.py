@@ -1,4 +1,4 @@
-"""What the page reads of the JSON files that `lpl analyze` and `lpl calibrate` write; whatever else they hold is ignored.
+"""What the page reads of the JSON files that `lpl analyze` writes; whatever else they hold is ignored.
 
 A number that was not finite is null in these files, None here.
 """
@@ -101,6 +101,7 @@ class Correlation(BaseModel):
     subset: Literal["all", "latent"]
     rho: Interval
     discordant: Interval
+    advantage_over_latent_mse: Interval | None = None
     per_image: Numbers = []
 
 

@@ -9,11 +9,13 @@ import numpy as np
 
 from lpl.reports.axes import spanning
 from lpl.reports.charts import Chart, Line
+from lpl.reports.comparison import ABSENT
 from lpl.reports.instruments.common import (
     ASSETS,
     Finding,
     block_labels,
     by_channel,
+    decimal,
     floats,
     heading,
     image_labels,
@@ -122,8 +124,8 @@ def block_rows(analysis: Analysis[FeatureFile]) -> list[dict[str, Any]]:
                 "yes" if block.masked_by_default else "no",
                 percent(block.masked_share),
                 percent(block.masked_energy),
-                f"×{number(block.energy_lift, 2)}" if block.energy_lift else "–",
-                number(block.kept_kurtosis.get("median"), 2),
+                f"×{number(block.energy_lift, 2)}" if block.energy_lift else ABSENT,
+                decimal(block.kept_kurtosis.get("median"), 1),
             ),
         }
         for name, block in analysis.content.results.blocks.items()
@@ -144,9 +146,7 @@ def histogram_chart(analyses: Analyses, index: int) -> Chart:
         lines.append(Line(f"{analysis.name}, {name}", analysis.colour, (edges[1:] + edges[:-1]) / 2, shown))
     centres = lines[0].x
     normal = np.exp(-(centres**2) / 2) / np.sqrt(2 * np.pi)
-    lines.append(
-        Line("normal", "data", centres, np.where(normal >= LOWEST_DENSITY, normal, np.nan), dashed=True)
-    )
+    lines.append(Line("normal", "data", centres, np.where(normal >= LOWEST_DENSITY, normal, np.nan), dashed=True))
     return Chart(
         title="Activations of the block",
         caption="Density over all images and channels, in standard deviations of their map. Logarithmic.",
@@ -206,7 +206,7 @@ def _finding(analysis: Analysis[FeatureFile]) -> Finding:
     kurtosis = block.kept_kurtosis.get("median")
     text = (
         f"of the blocks that the loss masks, {name} loses most: {percent(block.masked_share)} of its positions hold "
-        f"{percent(block.masked_energy)} of its energy. What stays has an excess kurtosis of {number(kurtosis, 2)} "
+        f"{percent(block.masked_energy)} of its energy. What stays has an excess kurtosis of {decimal(kurtosis, 1)} "
         "(0: normal; above 3: a heavy tail rather than outliers)."
     )
     return Finding(analysis.name, analysis.colour, text)

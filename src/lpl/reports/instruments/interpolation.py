@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lpl.reports import wording
-from lpl.reports.instruments.common import ASSETS, Finding, heading, image_labels
-from lpl.reports.instruments.contents import Correlation, InterpolationFile, Interval
+from lpl.reports.instruments.common import ASSETS, Finding, decimal, heading, image_labels
+from lpl.reports.instruments.contents import Correlation, InterpolationFile
 from lpl.reports.instruments.folders import Analysis
 from lpl.reports.instruments.store import PictureStore
 from lpl.reports.section import Comparison, Section
@@ -19,6 +19,7 @@ METHODS = {
     "latent-bicubic": "Latents, bicubic",
 }
 WHOLE = "feature/all/"  # begins the names of the loss over all blocks
+FEATURES = f"{WHOLE}prediction"  # as the paper normalises them
 
 
 def interpolation(comparison: Comparison) -> Section | None:
@@ -28,7 +29,7 @@ def interpolation(comparison: Comparison) -> Section | None:
         return None
     folders = [_folder(analysis, comparison.store) for analysis in analyses]
     damages = {key: entry.label for analysis in analyses for key, entry in analysis.content.results.damages.items()}
-    measures = {key: None for analysis in analyses for key in _measures(analysis)}
+    measures = {key: None for analysis in analyses for key in analysis.content.results.measures}
     values = {
         "headings": [heading(analysis) for analysis in analyses],
         "findings": [_finding(analysis) for analysis in analyses],
@@ -65,10 +66,6 @@ def _grouped(labels: dict[str, str]) -> dict[str, dict[str, str]]:
     return {name: entries for name, entries in groups.items() if entries}
 
 
-def _measures(analysis: Analysis[InterpolationFile]) -> list[str]:
-    return list(analysis.content.results.measures)
-
-
 def _folder(analysis: Analysis[InterpolationFile], store: PictureStore) -> dict[str, Any]:
     content = analysis.content
     shown = [image for image in content.images if len(image.decodes) == len(content.results.variants)]
@@ -95,31 +92,26 @@ def _folder(analysis: Analysis[InterpolationFile], store: PictureStore) -> dict[
 
 
 def _finding(analysis: Analysis[InterpolationFile]) -> Finding:
-    """How latent MSE and the decoder's features order the pictures, for the damage on which they differ most."""
-    correlations = [entry for entry in analysis.content.results.correlations if entry.subset == "all"]
-    latent = {entry.damage: entry for entry in correlations if entry.measure == "latent_mse"}
-    features = {entry.damage: entry for entry in correlations if entry.measure == f"{WHOLE}prediction"}
-    both = [damage for damage in latent if damage in features and None not in (_mean(latent[damage]), _mean(features[damage]))]
-    if not both:
-        return Finding(analysis.name, analysis.colour, "nothing to correlate.")
-    parts = [
-        f"{analysis.content.results.damages[damage].label} {_interval(latent[damage].rho)} and "
-        f"{_interval(features[damage].rho)}"
-        for damage in both
-    ]
-    count = len(analysis.content.results.variants)
+    """Whether the decoder's features order the pictures better than latent MSE does, damage by damage."""
+    results = analysis.content.results
+    entries = {(entry.measure, entry.damage): entry for entry in results.correlations if entry.subset == "all"}
+    verdicts: dict[str, list[str]] = {"better": [], "no differently": [], "worse": []}
+    for damage, measure in results.damages.items():
+        ours, theirs = entries.get((FEATURES, damage)), entries.get(("latent_mse", damage))
+        if ours is not None and theirs is not None:
+            numbers = f"{measure.label} (ρ {decimal(ours.rho.mean, 2)} to {decimal(theirs.rho.mean, 2)})"
+            verdicts[_verdict(ours)].append(numbers)
+    parts = [f"{verdict} by {wording.listed(found)}" for verdict, found in verdicts.items() if found]
     text = (
-        f"Spearman’s ρ, over {count} ways of shrinking, of latent MSE and of the decoder’s features (all blocks, "
-        f"prediction) with damage to the picture: {'; '.join(parts)}."
+        f"against latent MSE, the decoder’s features (all blocks, prediction) order the {len(results.variants)} "
+        f"pictures {'; '.join(parts)}."
     )
-    return Finding(analysis.name, analysis.colour, text)
+    return Finding(analysis.name, analysis.colour, text if parts else "it holds no correlation of features.")
 
 
-def _mean(entry: Correlation) -> float | None:
-    return entry.rho.mean
-
-
-def _interval(value: Interval) -> str:
-    """A mean with its interval."""
-    numbers = [wording.number(part, 2) if part is not None else "–" for part in (value.mean, value.low, value.high)]
-    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+def _verdict(entry: Correlation) -> str:
+    """By the 95 % interval of ρ's difference to that of latent MSE, paired by image."""
+    advantage = entry.advantage_over_latent_mse
+    if advantage is None or advantage.low is None or advantage.high is None or advantage.low <= 0 <= advantage.high:
+        return "no differently"
+    return "better" if advantage.low > 0 else "worse"

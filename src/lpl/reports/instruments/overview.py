@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lpl.reports import wording
+from lpl.reports.comparison import ABSENT
 from lpl.reports.instruments.common import command, conditions
 from lpl.reports.instruments.folders import Analysis
 from lpl.reports.section import Comparison, Section
@@ -50,9 +51,9 @@ def _row(analysis: Analysis[Any]) -> dict[str, Any]:
     cells = (
         command(analysis),
         conditions(analysis),
-        "–" if seed is None else str(seed),
-        "–" if seconds is None else wording.duration(seconds),
-        content.provenance.created[:10] or "–",
-        content.autoencoder.fingerprint[:8] or "–",
+        ABSENT if seed is None else str(seed),
+        ABSENT if seconds is None else wording.duration(seconds),
+        content.provenance.created[:10] or ABSENT,
+        content.autoencoder.fingerprint[:8] or ABSENT,
     )
     return {"name": analysis.name, "colour": analysis.colour, "kind": analysis.kind, "cells": cells}

@@ -57,9 +57,7 @@ def _image(analysis: Analysis[PerturbationFile], image: PerturbationImage, store
 
     return {
         "name": image.name,
-        "reconstruction": store.add(
-            analysis.folder, image.reconstruction, NAME, f"reconstructions of {analysis.name}"
-        ),
+        "reconstruction": store.add(analysis.folder, image.reconstruction, NAME, f"reconstructions of {analysis.name}"),
         "error": image.error,
         "local": image.local_share,
         "visible": image.visible_outside,

@@ -140,7 +140,9 @@ class PictureStore:
         for step, words in STEPS.items():
             listed = list(self._reduced(section, step))
             if listed:
-                notes.append(f"To keep the page under {PAGE_LIMIT / 1e6:g}{wording.GAP}MB, {words}: {wording.listed(listed)}.")
+                notes.append(
+                    f"To keep the page under {PAGE_LIMIT / 1e6:g}{wording.GAP}MB, {words}: {wording.listed(listed)}."
+                )
         unreadable = list(self._unreadable.get(section, ()))
         if unreadable:
             shown = [*unreadable[:6], *([f"{len(unreadable) - 6} more"] if len(unreadable) > 6 else [])]
@@ -173,7 +175,5 @@ def _shrunk(picture: Image.Image, tile: tuple[int, int], factor: int) -> Image.I
     for place in range(columns * rows):
         left, top = place % columns, place // columns
         box = (left * tile[0], top * tile[1], (left + 1) * tile[0], (top + 1) * tile[1])
-        small.paste(
-            picture.resize(side, Image.Resampling.BOX, box=box), (left * side[0], top * side[1])
-        )
+        small.paste(picture.resize(side, Image.Resampling.BOX, box=box), (left * side[0], top * side[1]))
     return small

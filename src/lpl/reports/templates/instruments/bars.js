@@ -1,8 +1,9 @@
 /* A bar chart that tells its values under the pointer or with the arrow keys.
-   `stacks` are { name, values }, drawn one upon the other in the classes `bar` and `bar second`; `describe(index)` gives
+   `stacks` are { name, values }, drawn one upon the other in the classes `column` and `column second`; `describe(index)` gives
    the lines of the readout, `ticks` are { at, text } with `at` in bars. */
 function bars(box, { label, stacks, describe, ticks = [], logarithmic = false, marked = null }) {
-  const [width, height, left, bottom, top] = [360, 150, 8, 22, 8];
+  const width = Math.max(200, Math.round(box.clientWidth) || 360); // texts keep the size of the page's
+  const [height, left, bottom, top] = [150, 8, 22, 8];
   const count = stacks[0].values.length;
   const totals = stacks[0].values.map((_, index) => stacks.reduce((sum, stack) => sum + (stack.values[index] ?? 0), 0));
   const most = Math.max(...totals);
@@ -22,7 +23,7 @@ function bars(box, { label, stacks, describe, ticks = [], logarithmic = false, m
     const tall = share(totals[index]) * (floor - top);
     stacks.forEach((stack, place) => {
       const part = totals[index] > 0 ? tall * (stack.values[index] ?? 0) / totals[index] : 0;
-      if (part > 0) svg.append(make("rect", { class: place ? "bar second" : "bar", x: left + index * step + gap / 2, width: step - gap, y: floor - below - part, height: place ? Math.max(part, 2) : part }));
+      if (part > 0) svg.append(make("rect", { class: place ? "column second" : "column", x: left + index * step + gap / 2, width: step - gap, y: floor - below - part, height: place ? Math.max(part, 2) : part }));
       below += part;
     });
   }

@@ -15,7 +15,8 @@ widgets.calibration = box => {
         heading.append(Object.assign(document.createElement("th"), { scope: "col", textContent: text }));
       }
       table.tHead.replaceChildren(heading);
-      fillNumbers(table, folder.blocks.map((name, block) => [name, ...keys.map(key => number(folder.tables[key][level][block]))]));
+      const columns = keys.map(key => aligned(folder.tables[key][level]));
+      fillNumbers(table, folder.blocks.map((name, block) => [name, ...columns.map(column => column[block])]));
       table.querySelectorAll("tr").forEach(row => [...row.cells].forEach((cell, place) => cell.classList.toggle("current", place === keys.indexOf(state.quantity) + 1)));
     },
     after: (shown, state) => {

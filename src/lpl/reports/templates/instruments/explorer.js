@@ -136,7 +136,7 @@ function ramp(share) {
 }
 
 function uri(key) {
-  inlined.uris ??= JSON.parse(document.getElementById("pictures")?.textContent ?? "{}");
+  inlined.uris ??= JSON.parse(document.getElementById("inlined")?.textContent ?? "{}");
   return inlined.uris[key];
 }
 
@@ -207,14 +207,38 @@ function fillNumbers(table, rows) {
   }));
 }
 
+/* A number to some significant digits. */
 function number(value, digits = 3) {
   if (value === null || value === undefined) return "\u2013";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e-3 && size < 1e6) return value.toLocaleString("en", { maximumSignificantDigits: digits }).replace("-", "\u2212");
+  if (size < 1e-3 || size >= 1e6) return scientific(value, digits);
+  const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(size)));
+  return grouped(Number(value.toPrecision(digits)), decimals);
+}
+
+/* Numbers that stand in one column: as many decimals as give the largest its digits. */
+function aligned(values, digits = 3) {
+  const sizes = values.filter(value => value !== null).map(Math.abs);
+  const most = Math.max(...sizes, 0);
+  if (most === 0 || most < 1e-3 || most >= 1e6) return values.map(value => number(value, digits));
+  const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(most)));
+  return values.map(value => value === null ? "\u2013" : grouped(value, decimals));
+}
+
+/* A round number as it is: of a tick, or a setting. */
+function plain(value) {
+  return Math.abs(value) >= 1e-3 || value === 0 ? value.toLocaleString("en", { maximumSignificantDigits: 6 }).replace("-", "\u2212") : scientific(value, 1);
+}
+
+function grouped(value, decimals) {
+  return value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals }).replace(/^-(?=.*[1-9])/, "\u2212").replace("-", "");
+}
+
+function scientific(value, digits) {
   const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
   const raised = exponent.replace("+", "").replace(/[-\d]/g, sign => "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"["-0123456789".indexOf(sign)]);
-  return `${mantissa.replace("-", "\u2212")}\u00d710${raised}`;
+  return mantissa === "1" ? `10${raised}` : `${mantissa.replace("-", "\u2212")}\u00d710${raised}`;
 }
 
 function percent(share) {

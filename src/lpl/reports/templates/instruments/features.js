@@ -21,7 +21,7 @@ widgets.features = box => {
     show(part("after"), maps.after, { tile, label: `channel ${channel} after the mask` });
     part("before").querySelector("figcaption").textContent = `Before the mask: ${number(scale.low)} to ${number(scale.high)}`;
     part("after").querySelector("figcaption").textContent = `After it: ${number(scale.kept_low)} to ${number(scale.kept_high)}`;
-    show(part("sheet"), maps.before);
+    show(part("sheet"), maps.after);
   };
 
   const drawSheet = (pane, maps, place, update) => {

@@ -78,6 +78,11 @@ widgets.interpolation = box => {
     figure.querySelector("figcaption").textContent = `${damages.get(state.damage)} against ${measures.get(state.measure)}: ρ = ${rho === undefined || rho === null ? "–" : number(rho, 2)} for this image${state.subset === "latent" ? ", latents alone" : ""}`;
     const points = folder.variants.map((variant, index) => ({ method: variant.method, scale: variant.scale, x: measure.values[state.image][index], y: damage.values[state.image][index], chosen: index === chosen }));
     scatter(figure.querySelector(".plot"), points, [...methods.keys()], figure.querySelector("figcaption").textContent);
+    figure.querySelector(".legend").replaceChildren(...methodsOf(folder).map(method => {
+      const entry = document.createElement("li");
+      entry.append(Object.assign(document.createElement("span"), { className: `swatch ${methodColour([...methods.keys()], method)}` }), methods.get(method));
+      return entry;
+    }));
   };
 
   explore(box, {
@@ -110,10 +115,14 @@ widgets.interpolation = box => {
 /* Correlations of every measure, a track for each folder. */
 function drawIntervals(table, folders, state, measures) {
   const of = (folder, key) => folder.correlations.find(entry => entry.measure === key && entry.damage === state.damage && entry.subset === state.subset);
+  const least = Math.min(0, ...folders.flatMap(folder => folder.correlations.map(entry => entry.rho.low ?? 0)));
+  const low = Math.floor(4 * Math.max(-1, least)) / 4;
+  const place = value => `${100 * (Math.max(low, Math.min(1, value)) - low) / (1 - low)}%`;
   const keys = [...measures.keys()].filter(key => state.blocks || !key.startsWith("feature/") || key.startsWith("feature/all/"));
   const axis = document.createElement("tr");
-  axis.innerHTML = `<th scope="col">Measure</th><th scope="col"><span class="unseen">Interval</span><span class="scale">${[-1, -.5, 0, .5, 1].map(value => `<i style="left:${50 * (value + 1)}%">${String(value).replace("-", "\u2212")}</i>`).join("")}</span></th><th scope="col">ρ</th><th scope="col">Wrong pairs</th>`;
+  axis.innerHTML = `<th scope="col">Measure</th><th scope="col"><span class="unseen">Interval</span><span class="scale">${[-1, -.5, 0, .5, 1].filter(value => value >= low).map(value => `<i style="left:${place(value)}">${plain(value)}</i>`).join("")}</span></th><th scope="col">ρ</th><th scope="col">Wrong pairs</th>`;
   table.tHead.replaceChildren(axis);
+  table.style.setProperty("--zero", place(0));
   table.tBodies[0].replaceChildren(...keys.map(key => {
     const row = document.createElement("tr");
     row.classList.toggle("current", key === state.measure);
@@ -124,12 +133,11 @@ function drawIntervals(table, folders, state, measures) {
       const entry = of(folder, key);
       const track = Object.assign(document.createElement("span"), { className: `track ${folder.colour}` });
       if (entry && entry.rho.mean !== null) {
-        const place = value => `${50 * (Math.max(-1, Math.min(1, value)) + 1)}%`;
-        const bar = Object.assign(document.createElement("i"), { className: "bar" });
-        bar.style.cssText = `left:${place(entry.rho.low)};right:calc(100% - ${place(entry.rho.high)})`;
+        const reach = Object.assign(document.createElement("i"), { className: "reach" });
+        reach.style.cssText = `left:${place(entry.rho.low)};right:calc(100% - ${place(entry.rho.high)})`;
         const dot = Object.assign(document.createElement("i"), { className: "dot" });
         dot.style.left = place(entry.rho.mean);
-        track.append(bar, dot);
+        track.append(reach, dot);
       }
       tracks.append(track);
       const text = entry && entry.rho.mean !== null ? `${entry.rho.mean.toFixed(2).replace("-", "\u2212")}` : "\u2013";
@@ -140,11 +148,12 @@ function drawIntervals(table, folders, state, measures) {
   }));
 }
 
-/* Damage against a measure, a mark for each way of shrinking: its shape tells the method, its size grows with s. */
+/* Damage against a measure: a dot for each way of shrinking, a line for each method, a ring around the one chosen. */
 function scatter(box, points, methods, label) {
-  const frame = { left: 50, right: 350, top: 10, bottom: 196 };
+  const width = Math.max(260, Math.round(box.clientWidth) || 360); // texts keep the size of the page's
+  const frame = { left: 50, right: width - 12, top: 10, bottom: 186 };
   const usable = points.filter(point => point.x !== null && point.y !== null);
-  const svg = make("svg", { viewBox: "0 0 360 230", class: "chart scatter", role: "img", "aria-label": label });
+  const svg = make("svg", { viewBox: `0 0 ${width} 210`, class: "chart scatter", role: "img", "aria-label": label });
   box.replaceChildren(svg);
   if (!usable.length) return;
   const [x, y] = ["x", "y"].map(name => span(usable.map(point => point[name])));
@@ -152,16 +161,16 @@ function scatter(box, points, methods, label) {
   const down = value => frame.bottom - y.share(value) * (frame.bottom - frame.top);
   for (const tick of y.ticks) {
     svg.append(make("line", { class: "grid", x1: frame.left, x2: frame.right, y1: down(tick), y2: down(tick) }));
-    svg.append(make("text", { class: "tick", x: frame.left - 7, y: down(tick) + 4, "text-anchor": "end" }, number(tick)));
+    svg.append(make("text", { class: "tick", x: frame.left - 7, y: down(tick) + 4, "text-anchor": "end" }, plain(tick)));
   }
   svg.append(make("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }));
   for (const tick of x.ticks) {
     svg.append(make("line", { class: "axis", x1: across(tick), x2: across(tick), y1: frame.bottom, y2: frame.bottom + 4 }));
-    svg.append(make("text", { class: "tick", x: across(tick), y: frame.bottom + 16, "text-anchor": "middle" }, number(tick)));
+    svg.append(make("text", { class: "tick", x: across(tick), y: frame.bottom + 16, "text-anchor": "middle" }, plain(tick)));
   }
   for (const method of methods) {
     const line = usable.filter(point => point.method === method).sort((a, b) => a.scale - b.scale);
-    const colour = `step-${Math.round(5 * methods.indexOf(method) / Math.max(methods.length - 1, 1))}`;
+    const colour = methodColour(methods, method);
     if (line.length) svg.append(make("path", { class: `line thin ${colour}`, d: `M${line.map(point => `${across(point.x)} ${down(point.y)}`).join("L")}` }));
     for (const point of line) {
       const mark = make("circle", { class: `dot ${colour}`, cx: across(point.x), cy: down(point.y), r: 3.4 });
@@ -171,6 +180,10 @@ function scatter(box, points, methods, label) {
   }
   const chosen = usable.find(point => point.chosen);
   if (chosen) svg.append(make("circle", { class: "ring", cx: across(chosen.x), cy: down(chosen.y), r: 7.5 }));
+}
+
+function methodColour(methods, method) {
+  return `step-${Math.round(5 * methods.indexOf(method) / Math.max(methods.length - 1, 1))}`;
 }
 
 /* An axis over values: logarithmic where they are positive and span much, with about four round ticks. */
