@@ -17,7 +17,7 @@ from lpl.reports.instruments.calibration_charts import (
     block_table,
     noise_charts,
 )
-from lpl.reports.instruments.calibration_contents import CalibrationFile
+from lpl.reports.instruments.calibration_contents import Advice, CalibrationFile
 from lpl.reports.instruments.common import ASSETS, Finding, heading, number, percent
 from lpl.reports.instruments.folders import Analysis
 from lpl.reports.section import Comparison, Section
@@ -27,10 +27,10 @@ LABELS = {
     "outliers": "Masked blocks",
     "normalization": "Normalisation",
     "variance_floor": "Variance floor",
-    "sigma_threshold": "τ_σ, the gate",
+    "sigma_threshold": "Gate τ_σ",
     "blocks": "Blocks",
     "depth_weights": "ω_l = r₁/r_l",
-    "weight": "w, LPL’s weight",
+    "weight": "Weight w",
 }
 
 
@@ -94,7 +94,11 @@ def _setting(value: Any) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
+    """With a capital letter, unless it begins with a symbol such as w, and a full stop."""
+    if not text:
+        return ""
+    first = text[0].upper() if text[1:2].isalpha() else text[0]
+    return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def _units() -> dict[str, dict[str, str]]:
@@ -107,9 +111,7 @@ def _folder(analysis: Analysis[CalibrationFile]) -> dict[str, Any]:
         **heading(analysis),
         "sigmas": results.chosen.sigmas,
         "blocks": results.chosen.blocks,
-        "tables": {
-            key: [[_rounded(v) for v in row] for row in block_table(analysis, key).tolist()] for key in QUANTITIES
-        },
+        "tables": {key: _rounded(block_table(analysis, key)) for key in QUANTITIES},
     }
 
 
@@ -156,13 +158,15 @@ def _recipe(analysis: Analysis[CalibrationFile]) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if inside and path.is_file() else ""
 
 
+def _departure(entry: Advice) -> str:
+    """A setting that is not the paper's, within a sentence."""
+    label = LABELS.get(entry.setting, entry.setting)
+    return f"{label[:1].lower()}{label[1:]} {_setting(entry.value)} instead of {_setting(entry.paper)}"
+
+
 def _finding(analysis: Analysis[CalibrationFile]) -> Finding:
     advice = analysis.content.results.advice
-    changed = [
-        f"{LABELS.get(entry.setting, entry.setting)} {_setting(entry.value)} instead of {_setting(entry.paper)}"
-        for entry in advice
-        if entry.value != entry.paper
-    ]
+    changed = [_departure(entry) for entry in advice if entry.value != entry.paper]
     kept = len(advice) - len(changed)
     if not changed:
         return Finding(analysis.name, analysis.colour, "the paper’s settings suit it as they are.")

@@ -2,7 +2,7 @@
 
 widgets.features = box => {
   const shownChannel = box.querySelector("output[name=channelShown]");
-  const quantile = level => `${number(100 * level)}\u00a0%`;
+  const quantile = level => `${plain(Number((100 * level).toPrecision(6)))}\u00a0%`;
 
   /* Which of the stored channels of a pane is meant: the one of that rank, or of the number that the first pane shows. */
   const placeOf = (maps, folder, state, shown) => {
@@ -64,11 +64,11 @@ widgets.features = box => {
       ["Channel", `${channel} of ${block.count}${state}`],
       ["Rank by outliers", `${block.ranks[channel] + 1}`],
       ["Masked in this map", percent(maps.masked_share[place])],
-      ["Masked, mean over images", percent(of("masked_share"))],
-      ["Energy on masked positions", percent(of("masked_energy"))],
-      ["Farthest from the mean, in std", number(of("largest"))],
+      ["Masked, all images", percent(of("masked_share"))],
+      ["Energy masked", percent(of("masked_energy"))],
+      ["Farthest value, in std", number(of("largest"))],
       ["Excess kurtosis", number(of("kurtosis"))],
-      ["of what the mask keeps", number(of("kept_kurtosis"))],
+      ["Kurtosis of what is kept", number(of("kept_kurtosis"))],
       ["Mean", number(of("mean"))],
       ["Standard deviation", number(of("std"))],
       ["Exact zeros", percent(of("zero_share"))],
@@ -87,7 +87,7 @@ widgets.features = box => {
       if (lack(pane, maps ? "" : "The maps of this block were not written.")) return;
       const place = placeOf(maps, folder, state, shown);
       if (lack(pane, place >= 0 ? "" : "The channel of that number is not among those whose maps were written.")) return;
-      const resolution = `${block.size[0]}\u00d7${block.size[1]}, 1/${number(block.down_f)} of the image`;
+      const resolution = `${block.size[0]}\u00d7${block.size[1]}, 1/${plain(block.down_f)} of the image`;
       pane.querySelector('[data-part="block"]').textContent = `Block ${block.name}: ${resolution}, ${block.masked ? "masked by default" : "not masked by default"}`;
       drawPictures(pane, folder, image, maps, place);
       drawSheet(pane, maps, place, update);
