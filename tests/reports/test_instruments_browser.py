@@ -290,8 +290,8 @@ def test_channels_of_the_latent_are_sorted_and_told(opened, analyses):
     bars.focus()
     opened.keyboard.press("End")
     assert opened.locator("#linear .tip:visible b").inner_text() == f"channel {len(metric['channels']) - 1}"
-    assert opened.locator("#linear .slot[data-index='1'] svg:visible").count() == 1
-    assert opened.locator("#linear .slot[data-index='0'] svg:visible").count() == 0
+    assert opened.locator("#linear .slot[data-index='1'] svg.chart:visible").count() == 1
+    assert opened.locator("#linear .slot[data-index='0'] svg.chart:visible").count() == 0
 
 
 def test_a_noise_level_and_a_quantity_are_chosen(opened, analyses):

@@ -56,9 +56,6 @@ def write_report(
             written; nothing has been written then.
     """
     runs, analysed = sort_folders(folders)
-    for name, found in (("runs", runs), ("analyses", analysed)):
-        if len(found) > MAX_FOLDERS:
-            raise ReportError(f"{name}: got {len(found)}; one page compares at most {MAX_FOLDERS}")
     target = _target(Path(output))
     loaded = load_runs(runs, sample_set) if runs else []
     analyses = load_analyses(analysed, colours_taken=len(loaded))
@@ -70,14 +67,17 @@ def sort_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The folders that hold runs, and those that hold analyses; one may be both.
 
     Raises:
-        ReportError: no folder, one that is given twice, or one that holds neither.
+        ReportError: no folder or too many, one that is given twice, or one that holds neither.
     """
     paths = [Path(folder) for folder in folders]
     if not paths:
         raise ReportError("folders: got none; give at least one run or analysis")
-    refuse_duplicates(paths)
     analysed = [path for path in paths if analysis_files(path)]
     runs = [path for path in paths if path not in analysed or is_run(path, beyond_recipe=True)]
+    for name, found in (("runs", runs), ("analyses", analysed)):
+        if len(found) > MAX_FOLDERS:
+            raise ReportError(f"{name}: got {len(found)}; one page compares at most {MAX_FOLDERS}")
+    refuse_duplicates(paths)
     for path in runs:
         refuse_other_folders(path)
     return runs, analysed
@@ -93,23 +93,24 @@ def render(
     """The page's HTML, in at most `limit` bytes: pictures give way until it fits; see `write_report`."""
     budget = IMAGE_BUDGET
     for _ in range(ATTEMPTS):
-        html = _render(Comparison(runs, analyses, budget), title, sections)
-        excess = len(html.encode("utf-8")) - limit
-        if excess <= 0:
+        comparison = Comparison(runs, analyses, budget)
+        html = _render(comparison, title, sections)
+        size = len(html.encode("utf-8"))
+        if size <= limit:
             return html
-        if budget == 0:
+        taken = comparison.pictures_size
+        if taken == 0:
             break
-        budget = max(0, budget - excess - budget // 20)
+        budget = max(0, taken - (size - limit) - taken // 20)
     raise ReportError(
-        f"folders: a page about them takes {wording.byte_size(limit + excess)} without any picture, and the limit is "
-        f"{wording.byte_size(limit)}; give fewer"
+        f"folders: a page about them takes {size / 1e6:.1f} MB without any picture, and {limit / 1e6:g} MB is the "
+        "limit; give fewer"
     )
 
 
 def _render(comparison: Comparison, title: str | None, sections: Sequence[SectionMaker]) -> str:
     made = [section for make in sections if (section := make(comparison)) is not None]
-    taken = sum(len(picture.uri) for group in comparison.gallery.groups for picture in group.pictures)
-    comparison.store.settle(comparison.image_budget - taken)
+    comparison.store.settle(comparison.image_budget - comparison.gallery.size)
     assets = dict.fromkeys(name for section in made for name in section.assets)
     template = _environment().get_template("page.html.j2")
     return template.render(

@@ -62,6 +62,11 @@ class Gallery:
         return max((picture.side[0] for group in self.groups for picture in group.pictures), default=0)
 
     @property
+    def size(self) -> int:
+        """Bytes of all data URIs."""
+        return sum(len(picture.uri) for group in self.groups for picture in group.pictures)
+
+    @property
     def first_pair(self) -> tuple[int, int]:
         """The two runs to begin with; twice the same where there is nothing to pair."""
         pair = next((group.pictures[:2] for group in self.groups if len(group.pictures) > 1), ())

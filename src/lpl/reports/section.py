@@ -54,6 +54,11 @@ class Comparison:
         """The pictures of all runs."""
         return gallery(self.runs, budget=self.image_budget // 2 if self.analyses else self.image_budget)
 
+    @property
+    def pictures_size(self) -> int:
+        """Bytes that all pictures take, once the store has settled."""
+        return self.gallery.size + sum(map(len, self.store.uris.values()))
+
     @cached_property
     def spectrum(self) -> SpectrumView:
         """The spectra of all runs."""
