@@ -72,7 +72,8 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     contexts, complaints = [], []
 
     def open_file(path: Path, width: int = 1280, **settings: Any) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **settings))
+        settings = {"viewport": {"width": width, "height": 800}, "reduced_motion": "reduce", **settings}
+        contexts.append(browser.new_context(**settings))
         contexts[-1].set_default_timeout(120_000)  # milliseconds; a busy machine may take its time
         opened = contexts[-1].new_page()
         opened.on("console", lambda message: complaints.append(message.text))

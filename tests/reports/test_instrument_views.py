@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from analysis_folders import KINDS, change, read
 from PIL import Image
+from typer.testing import CliRunner
 
+from lpl.cli import app
 from lpl.reports import ReportError, write_report
 from lpl.reports.instruments.folders import load_analyses
 from lpl.reports.instruments.interpolation import label_of
@@ -222,6 +224,14 @@ def test_calibration_carries_its_recipe_and_curves(whole, analyses):
     settings = results["settings"]
     name = f"{settings['normalization']}, floor {settings['variance_floor']:g}"
     assert np.allclose(tables["concentration"], 100 * np.array(results["chosen"]["concentration"][name]), rtol=1e-3)
+
+
+def test_the_command_takes_analyses_alone(analyses, tmp_path):
+    target = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["report", str(analyses["linear"]), "--output", str(target)])
+    assert result.exit_code == 0
+    assert result.output.startswith("report: ")  # and no table, as there are no metrics
+    assert 'id="linear"' in target.read_text(encoding="utf-8")
 
 
 def test_one_analysis_alone_has_no_choice_of_sides(analyses, page):

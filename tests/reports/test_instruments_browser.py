@@ -51,6 +51,11 @@ def tile_of(folder, sprite, index):
         return np.asarray(sheet.convert("RGB"), dtype=float)[top : top + side, left : left + side]
 
 
+def pick(page, section, value):
+    """Clicks one of several choices that lie side by side."""
+    page.locator(f"{section} .segmented label", has=page.locator(f"input[value={value}]")).click()
+
+
 def numbers(page, pane):
     """A pane's table of numbers, heading → text."""
     rows = page.locator(f"{pane} table.numbers").first.locator("tbody tr").all()
@@ -106,7 +111,7 @@ def test_a_position_is_chosen_with_the_pointer_in_both_panes(opened, analyses):
     image = written["images"][0]
     expected = tile_of(analyses["perturbation"], image["decodes"], index)
     assert np.abs(drawn(opened, "#perturbation [data-part=decode] canvas") - expected).mean() < 3  # two WebP decoders
-    opened.check("#perturbation input[value=without]", force=True)
+    pick(opened, "#perturbation", "without")
     plain = np.asarray(Image.open(analyses["perturbation"] / image["reconstruction"]).convert("RGB"), dtype=float)
     assert np.array_equal(drawn(opened, "#perturbation [data-part=decode] canvas"), plain)
 
@@ -216,7 +221,7 @@ def test_channels_match_by_number(visit, analyses, tmp_path):
     page = visit(write_report([analyses["features"], shuffled], tmp_path / "page.html"))
     channels = [numbers(page, f"#features [data-folder='{index}']")["Channel"] for index in (0, 1)]
     assert channels[0] != channels[1]
-    page.check("#features input[value=number]", force=True)
+    pick(page, "#features", "number")
     channels = [numbers(page, f"#features [data-folder='{index}']")["Channel"] for index in (0, 1)]
     assert channels[0].split(",")[0] == channels[1].split(",")[0]
 
@@ -271,7 +276,7 @@ def test_correlations_follow_damage_and_subset(opened, analyses):
     for damage in ("ms_ssim", "sliced_wasserstein"):
         opened.select_option("#interpolation select[name=damage]", damage)
         for subset in ("all", "latent"):
-            opened.check(f"#interpolation input[value={subset}]", force=True)
+            pick(opened, "#interpolation", subset)
             assert shown() == written(damage, subset)
     count = opened.locator("#interpolation .intervals tbody tr").count()
     opened.check("#interpolation input[name=blocks]")
@@ -285,7 +290,7 @@ def test_channels_of_the_latent_are_sorted_and_told(opened, analyses):
     bars.focus()
     opened.keyboard.press("Home")
     assert opened.locator("#linear .tip:visible b").inner_text() == f"channel {int(np.argmax(metric['channels']))}"
-    opened.check("#linear input[value=channel]", force=True)
+    pick(opened, "#linear", "channel")
     bars = opened.locator("#linear [data-folder='0'] svg.bars")
     bars.focus()
     opened.keyboard.press("End")

@@ -12,9 +12,9 @@ from lpl.reports.section import Comparison, Section
 
 NAME = "perturbation"
 MAPS = {
-    "error": "Error of the picture",
-    "far": "Share of the error far away",
-    "visible": "Visible change far away",
+    "error": "Squared error",
+    "far": "Share far away",
+    "visible": "Visible far away",
 }
 
 

@@ -49,7 +49,7 @@ widgets.features = box => {
       stacks: [{ name: "kept", values: histogram.kept }, { name: "masked", values: histogram.masked }],
       logarithmic: true,
       describe: index => [`${number(low + index * step)} to ${number(low + (index + 1) * step)}`, `kept: ${histogram.kept[index].toLocaleString("en")}`, `masked: ${histogram.masked[index].toLocaleString("en")}`],
-      ticks: [{ at: 0, text: number(low) }, ...(low < 0 && high > 0 ? [{ at: -low / step, text: "0" }] : []), { at: histogram.kept.length, text: number(high) }],
+      ticks: [{ at: 0, text: number(low) }, ...(low < -.25 * (high - low) && high > .25 * (high - low) ? [{ at: -low / step, text: "0" }] : []), { at: histogram.kept.length, text: number(high) }],
     });
   };
 
