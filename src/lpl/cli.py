@@ -126,17 +126,20 @@ def evaluate(run: RunFolder, overrides: Overrides = None, name: SetName = "defau
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Runs to compare; the others are compared with the first.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Runs to compare with the first of them, folders of analyses, or both.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     name: SetName = "default",
 ) -> None:
-    """Write one self-contained HTML page about one or more runs."""
+    """Write one self-contained HTML page about runs and about what `analyze` and `calibrate` found."""
     with explained():
-        from .reports import compare_table, write_report
+        from .reports import compare_table, sort_folders, write_report
 
-        page = write_report(runs, output, title, name)
-        console.print(compare_table(runs, name))
+        page = write_report(folders, output, title, name)
+        if runs := sort_folders(folders)[0]:
+            console.print(compare_table(runs, name))
         console.print(f"report: {page}")
 
 

@@ -171,7 +171,7 @@ def test_refuses_before_writing_anything(tmp_path, make_run):
     run = make_run("run")
     (tmp_path / "album").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ReportError, match="album is no run"):
+    with pytest.raises(ReportError, match="album is no run and no analysis"):
         write_report([run, tmp_path / "album"], tmp_path / "page.html")
     with pytest.raises(ReportError, match=r"output: .*page\.pdf is neither a folder that exists nor"):
         write_report([run], tmp_path / "page.pdf")

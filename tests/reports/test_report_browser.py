@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 from synthetic_runs import write_run
 
 from lpl.reports import write_report
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to look at the page with")
 
 
 @pytest.fixture(scope="module")
@@ -26,33 +19,10 @@ def report(tmp_path_factory):
     return write_report(runs, folder / "report.html")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
-def open_page(browser, report):
-    """Opens the report; at the end nothing may have been complained about or requested."""
-    contexts, complaints = [], []
-
-    def make(path: Path = report, width: int = 1280, **settings):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **settings))
-        contexts[-1].set_default_timeout(120_000)  # milliseconds; a busy machine may take its time
-        opened = contexts[-1].new_page()
-        opened.on("console", lambda message: complaints.append(message.text))
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("request", lambda request: complaints.extend([request.url] * request.url.startswith("http")))
-        opened.goto(path.as_uri())
-        return opened
-
-    yield make
-    for context in contexts:
-        context.close()
-    assert complaints == []
+def open_page(visit, report):
+    """Opens the report, or another page."""
+    return lambda path=report, **settings: visit(path, **settings)
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])

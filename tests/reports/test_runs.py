@@ -72,7 +72,7 @@ def test_refuses_what_is_no_run(tmp_path, make_run):
     run = make_run("run")
     with pytest.raises(ReportError, match="runs: got an empty list"):
         load_runs([])
-    with pytest.raises(ReportError, match=r"photographs is no run: it holds none of recipe\.yaml"):
+    with pytest.raises(ReportError, match=r"photographs is no run and no analysis: it holds none of recipe\.yaml"):
         load_runs([run, tmp_path / "photographs"])
     with pytest.raises(ReportError, match=r"nowhere does not exist"):
         load_runs([tmp_path / "nowhere"])

@@ -47,6 +47,7 @@ class Chart:
     y: Axis
     caption: str = ""
     guide: float | None = None  # a value of y marked by a thin line, such as 1 for a ratio
+    mark: float | None = None  # the same for a value of x, such as a default
     legend: bool = False  # whether it names its lines, for colours that the section's legend does not explain
 
     @property
@@ -102,6 +103,9 @@ def _draw_x_axis(svg: ElementTree.Element, chart: Chart) -> None:
         x = _right(chart.x, np.array([value]))[0]
         _add(svg, "line", {"class": "axis", "x1": x, "x2": x, "y1": floor, "y2": floor + 4})
         _add(svg, "text", {"class": "tick", "x": x, "y": floor + 16, "text-anchor": "middle"}, text)
+    if chart.mark is not None:
+        x = _right(chart.x, np.array([chart.mark]))[0]
+        _add(svg, "line", {"class": "guide", "x1": x, "x2": x, "y1": TOP, "y2": floor})
     middle = {"x": (LEFT + WIDTH - RIGHT) / 2, "y": HEIGHT - 4, "text-anchor": "middle"}
     _add(svg, "text", {"class": "label", **middle}, chart.x.label)
 

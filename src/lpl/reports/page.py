@@ -1,4 +1,4 @@
-"""One self-contained HTML page about runs: no file beside it, no network, at most 25 MB."""
+"""One self-contained HTML page about runs and analyses: no file beside it, no network, at most 25 MB."""
 
 from __future__ import annotations
 
@@ -10,32 +10,40 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lpl.reports import wording
-from lpl.reports.runs import ReportError, Run, load_runs
-from lpl.reports.sections import SECTIONS, Comparison, SectionMaker
+from lpl.reports.instruments.folders import Analysis, analysis_files, load_analyses
+from lpl.reports.pictures import IMAGE_BUDGET, PAGE_LIMIT
+from lpl.reports.runs import ReportError, Run, is_run, load_runs, refuse_duplicates, refuse_other_folders
+from lpl.reports.section import Comparison, SectionMaker
+from lpl.reports.sections import SECTIONS
 
-MAX_RUNS = 12  # more than the page has colours and dashes for
+MAX_FOLDERS = 12  # of runs, and of analyses: more than the page has colours and dashes for
+ATTEMPTS = 6  # at a page within the limit, each with less room for pictures
 
 
 def write_report(
-    runs: Sequence[Path],
+    folders: Sequence[Path],
     output: Path,
     title: str | None = None,
     sample_set: str = "default",
     sections: Sequence[SectionMaker] = SECTIONS,
 ) -> Path:
-    """Writes the page that compares runs: metrics, pictures, curves, spectra, recipes, machines and cautions.
+    """Writes the page about runs and analyses.
 
-    What a run lacks becomes a note on the page. The file appears whole or not at all.
+    Of runs it compares metrics, pictures, curves, spectra, recipes and machines; the analyses' views let one pick
+    image, block, channel and position, for two autoencoders side by side. What a run lacks becomes a note on the page,
+    and so does a picture that had to be reduced or left out to stay within 25 MB. The file appears whole or not at all.
 
     Args:
-        runs: folders written by `lpl train`, at most 12; the first is the one that others are compared with.
+        folders: written by `lpl train`, `lpl analyze` or `lpl calibrate`, in any order; at most 12 runs and 12 folders
+            of analyses. The first run is the one that others are compared with.
         output: the HTML file, or an existing folder, which then gets a `report.html`.
-        title: heading of the page; by default the runs' names.
+        title: heading of the page; by default the names of what it compares.
         sample_set: the folder below each run's `samples/` to show and whose metrics to take.
         sections: what the page is made of, in order.
 
@@ -43,46 +51,102 @@ def write_report(
         The path of the page.
 
     Raises:
-        ReportError: no run or too many, a folder that is no run, a run given twice, or an output that can't be
+        ReportError: no folder or too many, a folder that holds neither a run nor an analysis, one given twice, an
+            analysis that can't be read, a page that is too large without any picture, or an output that can't be
             written; nothing has been written then.
     """
-    if len(runs) > MAX_RUNS:
-        raise ReportError(f"runs: got {len(runs)}; one page compares at most {MAX_RUNS}")
+    runs, analysed = sort_folders(folders)
     target = _target(Path(output))
-    loaded = load_runs(runs, sample_set)
-    _write_whole(target, render(loaded, title, sections))
+    loaded = load_runs(runs, sample_set) if runs else []
+    analyses = load_analyses(analysed, colours_taken=len(loaded))
+    _write_whole(target, render(loaded, title, sections, analyses))
     return target
+
+
+def sort_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The folders that hold runs, and those that hold analyses; one may be both.
+
+    Raises:
+        ReportError: no folder or too many, one that is given twice, or one that holds neither.
+    """
+    paths = [Path(folder) for folder in folders]
+    if not paths:
+        raise ReportError("folders: got none; give at least one run or analysis")
+    analysed = [path for path in paths if analysis_files(path)]
+    runs = [path for path in paths if path not in analysed or is_run(path, beyond_recipe=True)]
+    for name, found in (("runs", runs), ("analyses", analysed)):
+        if len(found) > MAX_FOLDERS:
+            raise ReportError(f"{name}: got {len(found)}; one page compares at most {MAX_FOLDERS}")
+    refuse_duplicates(paths)
+    for path in runs:
+        refuse_other_folders(path)
+    return runs, analysed
 
 
 def render(
     runs: Sequence[Run],
     title: str | None = None,
     sections: Sequence[SectionMaker] = SECTIONS,
+    analyses: Sequence[Analysis[Any]] = (),
+    limit: int = PAGE_LIMIT,
 ) -> str:
-    """The page's HTML; see `write_report`."""
-    comparison = Comparison(runs)
+    """The page's HTML, in at most `limit` bytes: pictures give way until it fits; see `write_report`."""
+    budget = IMAGE_BUDGET
+    for _ in range(ATTEMPTS):
+        comparison = Comparison(runs, analyses, budget)
+        html = _render(comparison, title, sections)
+        size = len(html.encode("utf-8"))
+        if size <= limit:
+            return html
+        taken = comparison.pictures_size
+        if taken == 0:
+            break
+        budget = max(0, taken - (size - limit) - taken // 20)
+    raise ReportError(
+        f"folders: a page about them takes {size / 1e6:.1f} MB without any picture, and {limit / 1e6:g} MB is the "
+        "limit; give fewer"
+    )
+
+
+def _render(comparison: Comparison, title: str | None, sections: Sequence[SectionMaker]) -> str:
+    made = [section for make in sections if (section := make(comparison)) is not None]
+    comparison.store.settle(comparison.image_budget - comparison.gallery.size)
+    assets = dict.fromkeys(name for section in made for name in section.assets)
     template = _environment().get_template("page.html.j2")
     return template.render(
-        title=title or default_title(runs),
-        lead=_lead(runs),
-        sections=[made for make in sections if (made := make(comparison)) is not None],
+        title=title or default_title(comparison),
+        lead=_lead(comparison),
+        sections=made,
+        styles=[name for name in assets if name.endswith(".css")],
+        scripts=[name for name in assets if name.endswith(".js")],
+        store=comparison.store,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=_version(),
     )
 
 
-def default_title(runs: Sequence[Run]) -> str:
+def default_title(comparison: Comparison) -> str:
     """The runs' names, the first one last as it is what the others are held against; or how many there are."""
+    runs, names = comparison.runs, list(dict.fromkeys(analysis.name for analysis in comparison.analyses))
+    if not runs:
+        return wording.listed(names) if len(names) <= 3 else f"{len(names)} autoencoders"
     if len(runs) > 3:
         return f"{len(runs)} runs compared"
     *others, against = [run.name for run in (*runs[1:], runs[0])]
     return f"{wording.listed(others)} against {against}" if others else against
 
 
-def _lead(runs: Sequence[Run]) -> str:
-    if len(runs) == 1:
-        return "One run: its samples, its training and what they measure up to."
-    return f"{wording.counted(len(runs), 'run')}; every difference is to the first, {runs[0].name}."
+def _lead(comparison: Comparison) -> str:
+    parts = []
+    if len(comparison.runs) == 1:
+        parts.append("One run: its samples, its training and what they measure up to.")
+    elif comparison.runs:
+        count = wording.counted(len(comparison.runs), "run")
+        parts.append(f"{count}; every difference is to the first, {comparison.runs[0].name}.")
+    if comparison.analyses:
+        kinds = list(dict.fromkeys(analysis.kind for analysis in comparison.analyses))
+        parts.append(f"What the latent space does, and which settings of the loss suit it: {wording.listed(kinds)}.")
+    return " ".join(parts)
 
 
 @cache
@@ -95,6 +159,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["asset"] = _asset
+    environment.filters["enumerated"] = lambda texts: list(enumerate(texts))
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return environment
 
 

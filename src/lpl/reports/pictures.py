@@ -19,7 +19,8 @@ from lpl.reports.comparison import plain
 from lpl.reports.runs import Run, SampleSet, mapping
 
 MAX_PICTURES = 48  # sample indices shown
-IMAGE_BUDGET = 18_000_000  # bytes of data URIs; the rest of a 25 MB page is far more than the charts take
+PAGE_LIMIT = 25_000_000  # bytes of the whole page
+IMAGE_BUDGET = 18_000_000  # bytes of data URIs; the rest of the page is far more than most charts take
 LOSSLESS_SIDE = 256  # up to this many pixels a side an image is inlined as PNG, pixel for pixel
 JPEG_QUALITY = 95  # beyond it as JPEG without chroma subsampling, which keeps the detail that LPL is about
 PIXELATED_SIDE = 128  # images this small are enlarged pixel by pixel, so that no detail is invented
@@ -59,6 +60,11 @@ class Gallery:
     def width(self) -> int:
         """Width in pixels of the widest picture; 0 without pictures."""
         return max((picture.side[0] for group in self.groups for picture in group.pictures), default=0)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all data URIs."""
+        return sum(len(picture.uri) for group in self.groups for picture in group.pictures)
 
     @property
     def first_pair(self) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from lpl.errors import LplError
 
 RUN_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "metrics.json")  # any one of them makes a folder a run
+WRITERS = "`lpl train`, `lpl analyze` or `lpl calibrate`"
 METRICS_FORMAT = 1  # of metrics.json, as the evaluation writes it
 
 
@@ -87,9 +88,9 @@ def load_runs(folders: Sequence[Path], sample_set: str = "default") -> list[Run]
     paths = [Path(folder) for folder in folders]
     if not paths:
         raise ReportError("runs: got an empty list; give at least one run folder")
-    _refuse_duplicates(paths)
+    refuse_duplicates(paths)
     for path in paths:
-        _refuse_other_folders(path)
+        refuse_other_folders(path)
     return _with_unique_names([load_run(path, sample_set) for path in paths])
 
 
@@ -112,22 +113,32 @@ def load_run(folder: Path, sample_set: str = "default") -> Run:
     )
 
 
-def _refuse_duplicates(paths: Sequence[Path]) -> None:
+def is_run(path: Path, beyond_recipe: bool = False) -> bool:
+    """Whether a folder holds any of a run's files, or any but the recipe, which calibration writes too."""
+    return any((path / name).is_file() for name in RUN_FILES[1 if beyond_recipe else 0 :])
+
+
+def refuse_duplicates(paths: Sequence[Path]) -> None:
+    """Raises `ReportError` where a folder is given twice."""
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
-            raise ReportError(f"runs: {path} is given twice; a run can't be compared with itself")
+            raise ReportError(f"folders: {path} is given twice; it can't be compared with itself")
         seen.add(path.resolve())
 
 
-def _refuse_other_folders(path: Path) -> None:
+def refuse_other_folders(path: Path) -> None:
+    """Raises `ReportError` where there is no run, with what there is instead."""
     if not path.exists():
-        raise ReportError(f"runs: {path} does not exist; give folders that `lpl train` wrote")
+        raise ReportError(f"folders: {path} does not exist; give folders that {WRITERS} wrote")
     if not path.is_dir():
-        raise ReportError(f"runs: {path} is a file; give the run folder that `lpl train` wrote")
-    if not any((path / name).is_file() for name in RUN_FILES):
+        raise ReportError(f"folders: {path} is a file; give the folder that {WRITERS} wrote")
+    if not is_run(path):
         expected = ", ".join(RUN_FILES)
-        raise ReportError(f"runs: {path} is no run: it holds none of {expected}; give folders that `lpl train` wrote")
+        raise ReportError(
+            f"folders: {path} is no run and no analysis: it holds none of {expected}, and no file of an analysis; "
+            f"give folders that {WRITERS} wrote"
+        )
 
 
 def _with_unique_names(runs: Sequence[Run]) -> list[Run]:

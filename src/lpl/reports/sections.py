@@ -1,14 +1,14 @@
-"""The sections of the page, in order. A new view is one function here (or anywhere) and one template.
+"""The sections of the page, in order. A new view is one function (here or anywhere), a template and a line in SECTIONS.
 
-A section is made from what is known about the runs; one that has nothing to show returns None and leaves the page.
+A section is made from what is known about the runs and analyses; one that has nothing to show returns None and leaves
+the page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 
 from lpl.reports import wording
 from lpl.reports.charts import colours
@@ -22,55 +22,26 @@ from lpl.reports.comparison import (
     shortened,
 )
 from lpl.reports.curves import constant_columns, curve_groups
-from lpl.reports.metric_table import Cell, MetricTable, Verdict, evaluated_set, metric_table, verdicts
-from lpl.reports.notes import Note, page_notes
-from lpl.reports.pictures import Gallery, gallery
+from lpl.reports.instruments.sections import INSTRUMENT_SECTIONS
+from lpl.reports.metric_table import Cell, Verdict, evaluated_set, verdicts
 from lpl.reports.runs import Run, is_number, mapping
-from lpl.reports.spectra import BANDS, SpectrumView, spectrum_view
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the page."""
-
-    identifier: str  # its anchor
-    title: str  # its heading
-    short: str  # its name in the navigation
-    template: str  # below templates/sections
-    values: Mapping[str, Any] = field(default_factory=dict)  # what the template is given
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The runs of a page with what several sections need of them, worked out once."""
-
-    runs: Sequence[Run]
-
-    @cached_property
-    def table(self) -> MetricTable:
-        """The metrics of all runs."""
-        return metric_table(self.runs)
-
-    @cached_property
-    def gallery(self) -> Gallery:
-        """The pictures of all runs."""
-        return gallery(self.runs)
-
-    @cached_property
-    def spectrum(self) -> SpectrumView:
-        """The spectra of all runs."""
-        return spectrum_view(self.runs)
-
-    @cached_property
-    def notes(self) -> list[Note]:
-        """The cautions of all sections."""
-        return page_notes(self.runs, self.table, [*self.gallery.notes, *self.spectrum.notes])
-
+from lpl.reports.section import Comparison, Section, SectionMaker
+from lpl.reports.spectra import BANDS
 
 PHRASES: dict[Verdict, str] = {"better": "better", "worse": "worse", "same": "equal"}
-SectionMaker = Callable[[Comparison], Section | None]
 
 
+def of_runs(make: Callable[[Comparison], Section]) -> SectionMaker:
+    """A section that is about runs: a page without any goes without it."""
+
+    @wraps(make)
+    def maker(comparison: Comparison) -> Section | None:
+        return make(comparison) if comparison.runs else None
+
+    return maker
+
+
+@of_runs
 def outcome(comparison: Comparison) -> Section:
     """What was compared, and the table of metrics."""
     table = comparison.table
@@ -85,6 +56,7 @@ def outcome(comparison: Comparison) -> Section:
     return Section("outcome", "What came out", "Metrics", "outcome.html.j2", values)
 
 
+@of_runs
 def pictures(comparison: Comparison) -> Section:
     """The same seeds side by side."""
     found = comparison.gallery
@@ -100,6 +72,7 @@ def tile(width: int) -> int:
     return width * max(1, round(200 / width)) if 0 < width <= 256 else 380
 
 
+@of_runs
 def curves(comparison: Comparison) -> Section:
     """Loss terms, gradient ratio, outliers and throughput over time."""
     values = {
@@ -110,12 +83,14 @@ def curves(comparison: Comparison) -> Section:
     return Section("curves", "Training, term by term", "Training", "curves.html.j2", values)
 
 
+@of_runs
 def spectrum(comparison: Comparison) -> Section:
     """Radial power spectra against the data."""
     values = {"view": comparison.spectrum, "bands": BANDS}
     return Section("spectrum", "Power spectrum against the data", "Spectrum", "spectrum.html.j2", values)
 
 
+@of_runs
 def recipes(comparison: Comparison) -> Section:
     """What differs between the recipes, and each of them whole."""
     runs = comparison.runs
@@ -127,6 +102,7 @@ def recipes(comparison: Comparison) -> Section:
     return Section("recipes", "Recipes", "Recipes", "recipes.html.j2", values)
 
 
+@of_runs
 def machines(comparison: Comparison) -> Section:
     """Environment, hardware, time, memory and seeds."""
     asked, others = machine_facts(comparison.runs)
@@ -134,12 +110,22 @@ def machines(comparison: Comparison) -> Section:
     return Section("machines", "Seeds, hardware, time and memory", "Hardware", "machines.html.j2", values)
 
 
+@of_runs
 def cautions(comparison: Comparison) -> Section:
     """What to know before believing the page."""
     return Section("notes", "Read with care", "Notes", "notes.html.j2", {"notes": comparison.notes})
 
 
-SECTIONS: tuple[SectionMaker, ...] = (outcome, pictures, curves, spectrum, recipes, machines, cautions)
+SECTIONS: tuple[SectionMaker, ...] = (
+    outcome,
+    pictures,
+    curves,
+    spectrum,
+    *INSTRUMENT_SECTIONS,
+    recipes,
+    machines,
+    cautions,
+)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from .common import Rows, grey_picture, save_originals
 
 TILE = 64  # pixels a side of the maps in a sprite, at the most
 COLUMNS = 8  # of a sprite
+BINS = 48  # of a map's histogram, from its least to its greatest value
 
 
 def choose_channels(study: FeatureStudy, channels: Sequence[int] | None, count: int) -> dict[str, list[int]]:
@@ -99,7 +100,15 @@ def _write_maps(folder: AnalysisFolder, maps: Tensor, block: BlockFeatures, coun
         "columns": columns,
         "scales": [{key: float(value) for key, value in entry.items()} for entry in scales],
         "masked_share": (~masks).float().mean(dim=(-2, -1)),
+        "histograms": [_histogram(plain, mask) for plain, mask in zip(values, masks, strict=True)],
     }
+
+
+def _histogram(values: Tensor, mask: Tensor) -> dict[str, list[int]]:
+    """Counts of a map's values in `BINS` equal steps from its least to its greatest, kept and masked."""
+    span = (float(values.min()), float(values.max()))
+    parts = {"kept": values[mask], "masked": values[~mask]}
+    return {name: np.histogram(part.numpy(), BINS, span)[0].tolist() for name, part in parts.items()}
 
 
 def _shrink(values: Tensor, keep_low: bool = False) -> Tensor:

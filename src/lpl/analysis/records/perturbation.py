@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...data import to_pil
 from ..figures.perturbation import GAIN, difference_picture, figure_12, locality_figure
 from ..inputs import Pictures
 from ..output import AnalysisFolder, sprite
@@ -36,6 +37,9 @@ def _image_entry(
     tiles = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in image.pictures]
     columns = study.grid[1] if len(tiles) == study.grid[0] * study.grid[1] else min(len(tiles), 16)
     sheet = folder.save_picture(f"{base}/decodes.webp", sprite(tiles, columns))
+    # From the exact pictures: taken from WebP's, its own errors would show, magnified.
+    changes = [to_pil(difference_picture(image, index)) for index in range(len(tiles))]
+    changed = folder.save_picture(f"{base}/differences.webp", sprite(changes, columns))
     return {
         "reconstruction": folder.save_image(f"{base}/reconstruction.png", image.reference),
         "error": image.error,
@@ -43,6 +47,7 @@ def _image_entry(
         "visible_outside": image.visible_outside,
         "radius": {f"{level:g}": radius_of(image.window_shares, level) for level in LEVELS},
         "decodes": {"file": sheet, "tile": list(tiles[0].size), "columns": columns},
+        "differences": {"file": changed, "tile": list(tiles[0].size), "columns": columns},
         "influence": _influence(folder, image, columns, base),
         "worst": [_position_entry(folder, study, image, index, base) for index in order[:SHOWN]],
         "mildest": [_position_entry(folder, study, image, index, base) for index in order[::-1][:SHOWN]],

@@ -1,5 +1,6 @@
 "use strict";
-/* Every part of the page that moves is a widget: an element with data-widget, set up by the function of that name. */
+/* Every part of the page that moves is a widget: an element with data-widget, set up by the function of that name.
+   The sections' own scripts follow this one and add theirs; then the page calls start. */
 
 const widgets = { theme, pairs, clock, plot };
 const FIRST_PAIRS = 12;
@@ -9,8 +10,10 @@ const PAIR_WORDS = {
   difference: [" and ", ": their absolute difference, 4 times as bright"],
 };
 
-for (const element of document.querySelectorAll("[data-widget]")) widgets[element.dataset.widget](element);
-markCurrentSection();
+function start() {
+  for (const element of document.querySelectorAll("[data-widget]")) widgets[element.dataset.widget](element);
+  markCurrentSection();
+}
 
 /* The button between light and dark. */
 function theme(button) {
