@@ -32,7 +32,7 @@ class Comparison:
             prediction = self.loss.features(inputs.prediction)
         self.prediction = {name: value.requires_grad_() for name, value in prediction.items()}
         recorded = copy.copy(self.loss.features)
-        recorded.forward = self._features  # type: ignore[method-assign]
+        recorded.forward = self._features
         self.loss.features = recorded
 
     def _features(self, latents: Tensor) -> dict[str, Tensor]:

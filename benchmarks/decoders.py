@@ -6,14 +6,16 @@ A further one is one function here, decorated with the name that `--decoder` tak
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-import diffusers
 import torch
+from diffusers import AutoencoderKL
+from diffusers.utils import logging
 from torch import nn
 
 from lpl.autoencoders import TAEF2
 
-diffusers.logging.set_verbosity_error()  # it warns of every cast
+logging.set_verbosity_error()  # it warns of every cast
 
 DECODERS: dict[str, Callable[[], nn.Module]] = {}
 
@@ -75,9 +77,11 @@ def tiny() -> nn.Module:
 
 def _kl(channels: tuple[int, ...], **config: object) -> nn.Module:
     levels = len(channels)
-    return diffusers.AutoencoderKL(
+    settings: dict[str, Any] = {"latent_channels": 4, **config}
+    model: Any = AutoencoderKL(
         block_out_channels=channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        **({"latent_channels": 4} | config),
+        **settings,
     )
+    return model

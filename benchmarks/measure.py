@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -158,7 +159,7 @@ def measure(case: Case, modes: Sequence[Mode], rounds: int, peak: bool = True) -
                 mode = next(mode for mode in modes if mode.name == name)
                 peaks[name] = _peak_bytes(case, mode, passes[name], inputs)
     gc.collect()
-    functions = {name: lambda work=work: work.run(inputs) for name, work in passes.items()}
+    functions: dict[str, Callable[[], Any]] = {name: partial(work.run, inputs) for name, work in passes.items()}
     parts = {name: Comparison(autoencoder, inputs, dtype) for name, dtype in _COMPARED.items() if name in passes}
     for name, part in parts.items():
         functions |= {f"{name}: comparison": part.run, f"{name}: masks": part.masks}
@@ -200,7 +201,7 @@ def _inspect(work: Pass, inputs: Inputs) -> _Inspection:
 def _peak_bytes(case: Case, mode: Mode, work: Pass, inputs: Inputs) -> int:
     if case.device == "cuda":
         return peak_device_bytes(lambda: work.run(inputs), inputs.prediction.device)
-    return int(in_fresh_process(resident_peak, case, mode, preload=("benchmarks.measure",)))
+    return int(in_fresh_process(resident_peak, case, mode))
 
 
 def resident_peak(case: Case, mode: Mode) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MEBIBYTE = 2**20
+PRELOADED = ["benchmarks.measure"]
 
 
 class PeakKept:
@@ -109,19 +109,20 @@ def peak_resident_bytes(function: Callable[[], Any]) -> int:
     return max(0, peak_resident() - before)
 
 
-def in_fresh_process(function: Callable[..., Any], *arguments: Any, preload: tuple[str, ...] = ()) -> Any:
-    """The result of `function(*arguments)` in a process that has done nothing else.
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `function(*arguments)` in a process that has computed nothing else.
+
+    Such processes are forks of one that has imported this package's modules and done no more, so they start at once.
 
     Args:
         function: importable by name.
         arguments: picklable.
-        preload: modules that the server which such processes come from has imported already.
 
     Raises:
         RuntimeError: the process died, as it does where memory runs out.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(sender, torch.get_num_threads(), function, arguments))
     process.start()

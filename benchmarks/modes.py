@@ -79,7 +79,8 @@ PLAIN, EXACT, DEFAULT, STREAMING = "plain, float32", "exact, float32", "default,
 def floor(autoencoder: nn.Module, dtype: torch.dtype, channels_last: bool) -> Pass:
     """Three bare passes of the blocks: features of the target, features of the prediction, gradient to the latent."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    copied = copy.deepcopy(autoencoder).to(dtype).to(memory_format=layout)
+    copied: Any = copy.deepcopy(autoencoder).to(dtype)
+    copied.to(memory_format=layout)
     stages = decoder_stages(copied)
 
     def run(inputs: Inputs) -> Outcome:

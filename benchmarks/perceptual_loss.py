@@ -21,7 +21,7 @@ from .environment import environment, hardware_line
 from .measure import LATENT_PIXELS, Case, Result, measure
 from .modes import EXACT, FLOOR, MODES, PLAIN, Mode, peer_mode
 from .tables import Table, console, mebibytes, number, percent, show, small
-from .targets import verdicts
+from .targets import TARGETS, verdicts
 
 CASES = ((128, 2), (256, 1))  # pixels a side, batch
 ALWAYS = (FLOOR, PLAIN, EXACT)  # what others are measured against
@@ -150,7 +150,7 @@ def _write_json(file: Path, results: list[Result], about: dict[str, Any], repeat
 
 def _checked(results: list[Result]) -> bool:
     """Prints every target, missed ones last; whether all are reached."""
-    judged = sorted(verdicts(results), key=lambda verdict: not verdict.reached)
+    judged = sorted(verdicts(results, TARGETS), key=lambda verdict: not verdict.reached)
     for verdict in judged:
         console().print("reached:" if verdict.reached else "MISSED: ", str(verdict), highlight=False)
     return all(verdict.reached for verdict in judged)

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from .interleaved import Spread
 
-WIDTH = 160  # columns where the output is no terminal
+WIDTH = 200  # columns where the output is no terminal
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Table:
         """As a terminal shows it."""
         drawn = RichTable(title=self.title, caption="\n".join(self.notes), title_justify="left", caption_justify="left")
         for index, column in enumerate(self.columns):
-            drawn.add_column(column, justify="right" if index else "left", overflow="fold")
+            drawn.add_column(column, justify="right" if index else "left", overflow="fold", no_wrap=index == 0)
         for row in self.rows:
             drawn.add_row(*row)
         return drawn
