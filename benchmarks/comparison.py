@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lpl import LatentPerceptualLoss, outlier_mask
+from lpl import LatentPerceptualLoss
+from lpl.losses.outliers import find_outliers
 
 from .modes import Inputs
 
@@ -46,8 +47,8 @@ class Comparison:
         self.loss(*self.inputs).backward()
 
     def masks(self) -> None:
-        """The outlier masks alone."""
+        """The search for outliers alone."""
         full = max(value.shape[-1] for value in self.target.values())
         for value in self.target.values():
             if full / value.shape[-1] <= DEEP:
-                outlier_mask(value, full / value.shape[-1])
+                find_outliers(value, full / value.shape[-1])

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from .comparison import Comparison
 from .decoders import make_autoencoder
+from .flops import FlopCounter
 from .interleaved import Spread, interleaved, progress, ratios, spread
 from .memory import in_fresh_process, peak_device_bytes, peak_kept, peak_resident_bytes
-from .modes import DEFAULT, EXACT, FLOOR, PLAIN, Inputs, Mode, Outcome, Pass, Unavailable, plain
+from .modes import DEFAULT, EXACT, FLOOR, PLAIN, Inputs, Mode, Outcome, Pass, Unavailable, latent_channels, plain
 
 LATENT_PIXELS = 8  # image pixels a latent position, for all of `DECODERS`
 ERROR = 0.3  # standard deviation of ẑ0 − z0, of latents of unit variance
@@ -49,8 +49,7 @@ class Case:
 
     def inputs(self, autoencoder: Any, size: int | None = None) -> Inputs:
         """Latents of unit variance, and predictions that are off by a fraction of it."""
-        config = getattr(autoencoder, "config", None)
-        channels = config.latent_channels if config is not None else autoencoder.latent_channels
+        channels = latent_channels(autoencoder)
         side = (size or self.size) // LATENT_PIXELS
         generator = torch.Generator().manual_seed(self.seed)
         target = torch.randn(self.batch, channels, side, side, generator=generator)
@@ -133,7 +132,7 @@ class _Inspection:
 
     outcome: Outcome
     kept: int
-    flops: int
+    flops: float
 
 
 def measure(case: Case, modes: Sequence[Mode], rounds: int, peak: bool = True) -> Result:
@@ -164,6 +163,8 @@ def measure(case: Case, modes: Sequence[Mode], rounds: int, peak: bool = True) -
     for name, part in parts.items():
         functions |= {f"{name}: comparison": part.run, f"{name}: masks": part.masks}
     seconds = interleaved(functions, rounds, inputs.prediction.device, case.seed)
+    for name, work in passes.items():
+        seconds[name] = [value / work.calls for value in seconds[name]]
     kept = [mode for mode in modes if mode.name in passes]
     rows = [_row(mode, case, seconds, inspections, peaks, reference) for mode in kept]
     return Result(case, rows, [_share(name, seconds) for name in parts], missing)
@@ -193,9 +194,9 @@ def _reference(autoencoder: torch.nn.Module, inputs: Inputs) -> Outcome:
 
 
 def _inspect(work: Pass, inputs: Inputs) -> _Inspection:
-    with peak_kept(*work.frozen) as kept, FlopCounterMode(display=False) as counter:
+    with peak_kept(*work.frozen) as kept, FlopCounter() as counter:
         outcome = work.run(inputs)
-    return _Inspection(outcome, kept.peak, counter.get_total_flops())
+    return _Inspection(outcome, kept.peak, counter.total / work.calls)
 
 
 def _peak_bytes(case: Case, mode: Mode, work: Pass, inputs: Inputs) -> int:
@@ -223,16 +224,17 @@ def _row(
     reference: Outcome,
 ) -> Row:
     own, exact = inspections[mode.name], inspections[EXACT]
-    judged = own.outcome.loss is not None
+    loss = own.outcome.loss is not None
+    judged = loss and mode.judged
     return Row(
         mode=mode.name,
         kind=mode.kind,
         seconds=spread(seconds[mode.name]),
         time_over_floor=ratios(seconds[mode.name], seconds[mode.floor]),
-        speedup=ratios(seconds[PLAIN], seconds[mode.name]) if judged else None,
+        speedup=ratios(seconds[PLAIN], seconds[mode.name]) if loss else None,
         kept_bytes=own.kept,
         kept_over_floor=own.kept / inspections[FLOOR].kept,
-        kept_over_sample=own.kept / (exact.kept / case.batch) if judged else None,
+        kept_over_sample=own.kept / (exact.kept / case.batch) if loss else None,
         peak_bytes=peaks.get(mode.name),
         flops_over_floor=own.flops / inspections[FLOOR].flops,
         gradient_cosine=_cosine(own.outcome.gradient, reference.gradient) if judged else None,

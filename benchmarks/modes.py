@@ -6,6 +6,7 @@ A further mode is one entry in `MODES`.
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from lpl import LatentPerceptualLoss
@@ -48,10 +50,12 @@ class Pass:
     Attributes:
         run: does it.
         frozen: modules whose weights it computes with, which no memory count includes.
+        calls: how many calls of a loss `run` makes; its gradient is their mean, and its cost is divided by them.
     """
 
     run: Callable[[Inputs], Outcome]
     frozen: tuple[nn.Module, ...]
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class Mode:
         build: makes the pass from a frozen float32 autoencoder, which it must not change; raises `Unavailable`.
             Picklable, so that another process can build it.
         kind: "floor", "plain", "exact", "estimator" or "peer".
+        judged: whether its gradient is meant to be the exact one.
     """
 
     name: str
     floor: str
     build: Callable[[nn.Module], Pass]
     kind: str = "exact"
+    judged: bool = True
 
 
 FLOOR, FLOOR_LAST, FLOOR_BF16 = "floor, float32", "floor, float32 channels-last", "floor, bfloat16 channels-last"
@@ -111,6 +117,42 @@ def package(autoencoder: nn.Module, **options: Any) -> Pass:
     loss = LatentPerceptualLoss(autoencoder, **options)
     loss.to(next(autoencoder.parameters()).device)
     return Pass(lambda inputs: differentiated(loss, inputs), (autoencoder, loss))
+
+
+def estimator(autoencoder: nn.Module, name: str, calls: int = 1, **options: Any) -> Pass:
+    """An estimator around the default mode."""
+    try:
+        kind = getattr(importlib.import_module("lpl.losses.estimators"), name)
+    except (ImportError, AttributeError):
+        raise Unavailable(f"lpl.losses.estimators has no {name}") from None
+    exact = LatentPerceptualLoss(autoencoder, dtype=torch.bfloat16)
+    loss = kind(exact, **options).train().to(next(autoencoder.parameters()).device)
+
+    def run(inputs: Inputs) -> Outcome:
+        loss.step = 0
+        outcomes = [differentiated(loss, inputs) for _ in range(calls)]
+        values, gradients = zip(*outcomes, strict=True)
+        return Outcome(torch.stack(values).mean(), torch.stack(gradients).mean(dim=0))
+
+    return Pass(run, (autoencoder, loss), calls)
+
+
+def distilled(autoencoder: nn.Module) -> Pass:
+    """The loss in a decoder of TAESD's shape, in place of the full one; with random weights, so for its cost alone."""
+    channels = latent_channels(autoencoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tiny: Any = AutoencoderTiny(latent_channels=channels)
+    tiny.requires_grad_(False).eval()
+    loss = LatentPerceptualLoss(tiny, dtype=torch.bfloat16)
+    loss.to(next(autoencoder.parameters()).device)
+    return Pass(lambda inputs: differentiated(loss, inputs), (tiny, loss))
+
+
+def latent_channels(autoencoder: Any) -> int:
+    """Channels of the latents."""
+    config = getattr(autoencoder, "config", None)
+    return int(config.latent_channels if config is not None else autoencoder.latent_channels)
 
 
 def peer(autoencoder: nn.Module, file: Path) -> Pass:
@@ -167,4 +209,10 @@ MODES = (
     Mode(DEFAULT, FLOOR_BF16, partial(package, dtype=torch.bfloat16)),
     Mode(STREAMING, FLOOR, partial(package, micro_batch=1)),
     Mode("streaming, bfloat16", FLOOR_BF16, partial(package, micro_batch=1, dtype=torch.bfloat16)),
+    Mode("half of the samples", FLOOR_BF16, partial(estimator, name="GatedSubset", fraction=0.5), "estimator"),
+    Mode(
+        "window of 8², margin 2", FLOOR_BF16, partial(estimator, name="RandomWindows", window=8, margin=2), "estimator"
+    ),
+    Mode("every 2nd step", FLOOR_BF16, partial(estimator, name="EveryKth", calls=2, k=2), "estimator"),
+    Mode("decoder of TAESD's shape", FLOOR_BF16, distilled, "estimator", judged=False),
 )
