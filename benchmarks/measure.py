@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,7 +136,9 @@ class _Inspection:
     flops: float
 
 
-def measure(case: Case, modes: Sequence[Mode], rounds: int, peak: bool = True) -> Result:
+def measure(
+    case: Case, modes: Sequence[Mode], rounds: int, peak: bool = True, references: Path | None = None
+) -> Result:
     """Measures the modes side by side.
 
     Args:
@@ -143,10 +146,11 @@ def measure(case: Case, modes: Sequence[Mode], rounds: int, peak: bool = True) -
         modes: which; they must include the floors that they refer to, the plain implementation and the exact mode.
         rounds: repeats of each, interleaved.
         peak: whether to measure peak memory too, on a CPU in a fresh process for each mode.
+        references: folder where the float64 reference is kept from one call to the next.
     """
     autoencoder = case.autoencoder()
     inputs = case.inputs(autoencoder)
-    reference = _reference(autoencoder, inputs)
+    reference = _reference(case, autoencoder, inputs, references)
     passes, missing = _build(modes, autoencoder)
     names = list(passes)
     inspections: dict[str, _Inspection] = {}
@@ -184,12 +188,19 @@ def _build(modes: Sequence[Mode], autoencoder: torch.nn.Module) -> tuple[dict[st
     return passes, missing
 
 
-def _reference(autoencoder: torch.nn.Module, inputs: Inputs) -> Outcome:
+def _reference(case: Case, autoencoder: torch.nn.Module, inputs: Inputs, folder: Path | None) -> Outcome:
     """The plain implementation in float64."""
+    file = None if folder is None else folder / f"{case.decoder}-{case.size}-{case.batch}-{case.seed}.pt"
+    if file is not None and file.is_file():
+        loss, gradient = torch.load(file)
+        return Outcome(loss.to(case.device), gradient.to(case.device))
     with progress() as bar:
-        task = bar.add_task("float64 reference", total=1)
+        task = bar.add_task(f"{case}: float64 reference", total=1)
         outcome = plain(autoencoder, torch.float64).run(inputs)
         bar.advance(task)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save((outcome.loss, outcome.gradient), file)
     return outcome
 
 

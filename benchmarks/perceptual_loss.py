@@ -59,6 +59,9 @@ def main(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, latents and the order of repeats.")] = 0,
     peak: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
+    references: Annotated[
+        Path | None, typer.Option(help="Folder to keep the float64 references in, which take a while.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write every number.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Where to write the tables for a page.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a target is missed.")] = False,
@@ -67,7 +70,7 @@ def main(
     with explained():
         cases = _cases(size, batch, decoder, seed, device)
         modes = _selected([*MODES, *([peer_mode(peer_file)] if peer_file else [])], only)
-        results = [measure(case, modes, repeats, peak) for _ in range(runs) for case in cases]
+        results = [measure(case, modes, repeats, peak, references) for _ in range(runs) for case in cases]
     about = environment(torch.device(device))
     tables = [table for number, result in enumerate(results) for table in _tables(result, number // len(cases), runs)]
     for table in tables:
