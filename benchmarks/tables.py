@@ -36,8 +36,8 @@ class Table:
         return "\n".join([*lines, "", *(f"{note}  " for note in self.notes)]).rstrip() + "\n"
 
     def rich(self) -> RichTable:
-        """As a terminal shows it."""
-        drawn = RichTable(title=self.title, caption="\n".join(self.notes), title_justify="left", caption_justify="left")
+        """The cells as a terminal shows them."""
+        drawn = RichTable()
         for index, column in enumerate(self.columns):
             drawn.add_column(column, justify="right" if index else "left", overflow="fold", no_wrap=index == 0)
         for row in self.rows:
@@ -52,8 +52,11 @@ def console() -> Console:
 
 
 def show(table: Table) -> None:
-    """Prints a table."""
-    console().print(table.rich())
+    """Prints a table with its title and notes."""
+    output = console()
+    output.print(table.title, style="bold", highlight=False)
+    output.print(table.rich())
+    output.print("\n".join(table.notes), style="dim", highlight=False, markup=False)
 
 
 def number(value: float | Spread | None, digits: int = 2, unit: str = "") -> str:

@@ -39,7 +39,7 @@ TARGETS = (
     Target(DEFAULT, "loss_error", 0.01),
     Target(DEFAULT, "comparison_over_decoder", 0.05),
     Target(STREAMING, "time_over_floor", 1.15),
-    Target(STREAMING, "kept_over_sample", 1.0),
+    Target(STREAMING, "kept_over_sample", 1.01),  # but for a few numbers a sample
     Target(STREAMING, "difference_to_exact", 1e-6),
 )
 
