@@ -69,20 +69,20 @@ def measure(case: Case, sizes: Sequence[int], rounds: int) -> Scaling:
         rounds: repeats of every point up to `LARGE`.
     """
     autoencoder = case.autoencoder()
-    run = package(autoencoder, dtype=torch.bfloat16).run
+    loss = package(autoencoder, dtype=torch.bfloat16)
     works: dict[str, Callable[[], Any]] = {}
     for size in sizes:
-        works[f"pixels {size}"] = partial(run, replace(case, size=size, batch=1).inputs(autoencoder))
+        works[f"pixels {size}"] = partial(loss.run, replace(case, size=size, batch=1).inputs(autoencoder))
     for batch in BATCHES:
-        works[f"samples {batch}"] = partial(run, replace(case, batch=batch).inputs(autoencoder))
+        works[f"samples {batch}"] = partial(loss.run, replace(case, batch=batch).inputs(autoencoder))
     for passed in GATED:
-        works[f"gate {passed}"] = partial(run, _gated(replace(case, batch=max(GATED)).inputs(autoencoder), passed))
+        works[f"gate {passed}"] = partial(loss.run, _gated(replace(case, batch=max(GATED)).inputs(autoencoder), passed))
     device = torch.device(case.device)
     kept: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
     with progress() as bar:
         for name, work in bar.track(works.items(), description="first runs"):
-            with peak_kept(autoencoder) as count:
+            with peak_kept(*loss.frozen) as count:
                 first = timed(work, device)
             kept[name], seconds[name] = count.peak, [first]
     small = {
