@@ -59,8 +59,8 @@ def test_a_step_of_every_arm_changes_the_weights() -> None:
     for name in (L2, EXACT):
         before = [value.clone() for value in bench.denoiser.parameters()]
         step = bench.step(name, 2)
-        step(0)
-        step(1)  # adaLN-Zero: most gradients are zero in the very first step
+        for number in range(3):  # adaLN-Zero: gradients reach the blocks in the third step only
+            step(number)
         moved = [not torch.equal(a, b) for a, b in zip(before, bench.denoiser.parameters(), strict=True)]
         assert sum(moved) > len(moved) / 2
 
