@@ -8,6 +8,7 @@ python -m benchmarks.perceptual_loss --check                        # exits with
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from .decoders import DECODERS
 from .environment import environment, hardware_line
 from .measure import LATENT_PIXELS, Case, Result, measure
 from .modes import EXACT, FLOOR, MODES, PLAIN, Mode, peer_mode
-from .tables import Table, console, mebibytes, number, percent, show, small
+from .tables import Table, console, mebibytes, number, percent, show, small, write_markdown
 from .targets import TARGETS, verdicts
 
 CASES = ((128, 2), (256, 1))  # pixels a side, batch
@@ -67,12 +68,15 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a target is missed.")] = False,
 ) -> None:
     """Measure the loss's modes, side by side, and print a table for each size."""
-    with explained():
+    with explained(), tempfile.TemporaryDirectory() as temporary:
         cases = _cases(size, batch, decoder, seed, device)
         modes = _selected([*MODES, *([peer_mode(peer_file)] if peer_file else [])], only)
-        results = [measure(case, modes, repeats, peak, references) for _ in range(runs) for case in cases]
+        folder = references or Path(temporary)
+        results = [measure(case, modes, repeats, peak, folder) for _ in range(runs) for case in cases]
     about = environment(torch.device(device))
     tables = [table for number, result in enumerate(results) for table in _tables(result, number // len(cases), runs)]
+    if runs > 1:
+        tables.append(_between_runs(results, len(cases)))
     for table in tables:
         show(table)
     console().print(hardware_line(about), highlight=False)
@@ -80,7 +84,7 @@ def main(
         _write_json(json_file, results, about, repeats)
     if markdown is not None:
         pages = [table.markdown() for table in tables]
-        markdown.write_text("\n".join([*pages, hardware_line(about), ""]), encoding="utf-8")
+        write_markdown(markdown, "perceptual_loss", "\n".join([*pages, f"{hardware_line(about)}; seed {seed}.", ""]))
     if check and not _checked(results):
         raise typer.Exit(1)
 
@@ -144,6 +148,21 @@ def _tables(result: Result, run: int, runs: int) -> list[Table]:
         Table(f"The latent perceptual loss: {title}", COLUMNS, rows, [*NOTES, *missing]),
         Table(f"What is not the decoder: {title}", columns, shares, [note]),
     ]
+
+
+def _between_runs(results: list[Result], cases: int) -> Table:
+    """Medians of every mode in each run, and how far apart they are."""
+    rows = []
+    for first in range(cases):
+        same = results[first::cases]
+        for rows_of_mode in zip(*(result.rows for result in same), strict=True):
+            ratio = [row.time_over_floor.median for row in rows_of_mode]
+            seconds = [row.seconds.median for row in rows_of_mode]
+            apart = (max(seconds) - min(seconds)) / min(seconds)
+            texts = (", ".join(f"{value:.3f}" for value in seconds), ", ".join(f"{value:.2f}" for value in ratio))
+            rows.append((f"{same[0].case}: {rows_of_mode[0].mode}", *texts, percent(apart)))
+    columns = ("mode", "seconds, by run", "time / floor, by run", "seconds apart")
+    return Table("Between runs: medians of each", columns, rows)
 
 
 def _write_json(file: Path, results: list[Result], about: dict[str, Any], repeats: int) -> None:

@@ -27,7 +27,7 @@ from .interleaved import Spread, interleaved, progress, spread, timed
 from .measure import LATENT_PIXELS, Case
 from .memory import peak_kept
 from .modes import Inputs, package
-from .tables import Table, console, mebibytes, number, show
+from .tables import Table, console, mebibytes, number, show, write_markdown
 
 SIZES = (64, 128, 256, 512, 1024)
 BATCHES = (1, 2, 4, 8)
@@ -215,7 +215,7 @@ def main(
     figure(scaling, case).savefig(picture, dpi=150)
     console().print(f"plot: {picture}", highlight=False)
     if markdown is not None:
-        markdown.write_text(f"{drawn.markdown()}\n{about}\n", encoding="utf-8")
+        write_markdown(markdown, "scaling", f"{drawn.markdown()}\n{about}; seed {seed}.\n")
 
 
 if __name__ == "__main__":

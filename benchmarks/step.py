@@ -22,7 +22,7 @@ from lpl.errors import explained
 
 from .environment import environment, hardware_line
 from .stages import Profile, profile_encoding, profile_evaluation, profile_sampling, profile_training, remarks
-from .tables import Table, console, percent, show
+from .tables import Table, console, percent, show, write_markdown
 
 LPL = ("objective.perceptual.weight=0.1", "objective.perceptual.precision=bfloat16")
 
@@ -56,7 +56,7 @@ def main(
         json_file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if markdown is not None:
         pages = [table.markdown() for table in tables]
-        markdown.write_text("\n".join([*pages, *lines, "", hardware_line(about), ""]), encoding="utf-8")
+        write_markdown(markdown, "step", "\n".join([*pages, *lines, "", hardware_line(about), ""]))
 
 
 def _profiles(plain: Recipe, lpl: Recipe, warmup: int) -> list[Profile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -57,6 +58,21 @@ def show(table: Table) -> None:
     output.print(table.title, style="bold", highlight=False)
     output.print(table.rich())
     output.print("\n".join(table.notes), style="dim", highlight=False, markup=False)
+
+
+def write_markdown(file: Path, section: str, text: str) -> None:
+    """Writes Markdown to a file; in a page with markers for the section, only what is between them is replaced.
+
+    The markers are `<!-- begin SECTION -->` and `<!-- end SECTION -->`.
+    """
+    begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
+    page = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if begin in page and end in page:
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{text.strip()}\n{end}{after}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
 
 
 def number(value: float | Spread | None, digits: int = 2, unit: str = "") -> str:

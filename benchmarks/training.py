@@ -23,7 +23,7 @@ from lpl.errors import explained
 from .arms import ARMS, EXACT, L2, Bench, Settings, out_of_memory
 from .environment import environment, hardware_line
 from .interleaved import Spread, interleaved, progress, ratios, spread
-from .tables import Table, console, number, percent, show
+from .tables import Table, console, number, percent, show, write_markdown
 
 PAPER = {EXACT: (0.58, 1.75)}  # throughput and memory over ℓ2's: appendix, MMDiT-XL/2 at 512² on A100s
 TARGETS = {EXACT: (0.62, 1.10)}
@@ -46,6 +46,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of weights, batches and the order of rounds.")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="Measure only arms whose name contains this, and ℓ2.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for training.md and training.json.")] = Path("runs/benchmarks"),
+    markdown: Annotated[Path | None, typer.Option(help="A page to write the table into, too.")] = None,
 ) -> None:
     """Measure training with and without the loss, as ratios, and write a table beside the paper's figures."""
     with explained():
@@ -60,6 +61,8 @@ def main(
     show(drawn)
     output.mkdir(parents=True, exist_ok=True)
     (output / "training.md").write_text(drawn.markdown(), encoding="utf-8")
+    if markdown is not None:
+        write_markdown(markdown, "training", drawn.markdown())
     content = {"environment": about, "settings": vars(settings), **result}
     (output / "training.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     console().print(f"written: {output / 'training.md'}, {output / 'training.json'}", highlight=False)
