@@ -20,6 +20,9 @@ install: $(VENV)/.installed  ## a virtual environment with the package and its d
 demo: $(VENV)/.installed  ## bundled photographs: pre-train, post-train with and without LPL, evaluate, report
 	$(BIN)/lpl study studies/demo.yaml
 
+benchmark: $(VENV)/.installed  ## what the loss costs, measured twice; half an hour on two cores
+	$(BIN)/python -m benchmarks.perceptual_loss --runs 2
+
 check: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

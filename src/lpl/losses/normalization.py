@@ -63,7 +63,8 @@ def _statistics_of_kept(maps: Tensor, part: OutlierMaps, mean: Tensor) -> tuple[
     else:
         average, variance = moments(centred.mul_(part.kept))
         square = variance + average.square()
-    scale = maps[0, 0].numel() / part.count.clamp_min(1)  # from means over all positions to means over those kept
+    # From means over all positions to means over those kept.
+    scale = maps[0, 0].numel() / part.count.clamp_min(1).to(mean.dtype)
     shift = average[0] * scale
     return centre + shift, square[0] * scale - shift.square()
 

@@ -1,0 +1,249 @@
+"""The training runs that are compared: one denoiser and optimiser, trained with one objective after another.
+
+A step is the trainer's own: its forward and backward pass, gradient clipping, AdamW, average and terms for the log.
+A further arm is one entry of `ARMS`.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lpl.autoencoders import Autoencoder
+from lpl.config import Recipe, build_recipe
+from lpl.denoisers import PRESETS, ClassConditionalMMDiT, count_parameters
+from lpl.diffusion import make_path
+from lpl.training.ema import EMA
+from lpl.training.objective import Objective, TrainingBatch
+from lpl.training.preparation import make_accelerator, make_optimizer
+from lpl.training.state import TrainingState
+from lpl.training.trainer import compute_gradients
+
+from .decoders import make_autoencoder
+from .memory import peak_resident, reset_peak_resident
+
+CLASSES = 1000
+BATCHES = 4  # different batches that steps take in turn: how many samples pass the gate varies
+L2, EXACT = "ℓ2", "exact LPL"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained.
+
+    Attributes:
+        perceptual: settings of the recipe's section `objective.perceptual`, or None for ℓ2 alone.
+        wrap: makes another loss, an estimator, of the exact one.
+        estimator: whether it computes less than the exact loss.
+    """
+
+    perceptual: dict[str, Any] | None = None
+    wrap: Callable[[nn.Module], nn.Module] | None = None
+    estimator: bool = False
+
+
+def _estimator(name: str, **options: Any) -> Callable[[nn.Module], nn.Module]:
+    """Wraps a loss in one of `lpl.losses.estimators`."""
+
+    def wrap(loss: nn.Module) -> nn.Module:
+        from lpl.losses import estimators
+
+        kind: Callable[..., nn.Module] = getattr(estimators, name)
+        return kind(loss, **options).train()
+
+    return wrap
+
+
+_LPL = {"weight": 0.1, "precision": "bfloat16"}
+ARMS = {
+    L2: Arm(),
+    EXACT: Arm(_LPL),
+    "exact LPL, streaming": Arm({**_LPL, "micro_batch": 1}),
+    "half of the samples": Arm(_LPL, _estimator("GatedSubset", fraction=0.5), estimator=True),
+    "quarter of the samples": Arm(_LPL, _estimator("GatedSubset", fraction=0.25), estimator=True),
+    "window of 16², margin 4": Arm(_LPL, _estimator("RandomWindows", window=16, margin=4), estimator=True),
+    "every 4th step": Arm(_LPL, _estimator("EveryKth", k=4), estimator=True),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the model, the images and the device."""
+
+    preset: str
+    patch: int
+    size: int
+    decoder: str
+    precision: str
+    compiled: bool
+    device: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"--preset: got {self.preset!r}, takes {', '.join(PRESETS)}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device: got cuda, but torch sees no GPU here; takes cpu")
+
+    def __str__(self) -> str:
+        how = "compiled" if self.compiled else "not compiled"
+        return f"MMDiT-{self.preset}/{self.patch} at {self.size}², {self.decoder}'s decoder, {self.precision}, {how}"
+
+    def recipe(self, batch: int, perceptual: dict[str, Any] | None = None) -> Recipe:
+        """The recipe of an arm."""
+        training = {"batch_size": batch, "precision": self.precision, "compile": self.compiled, "ema_decay": 0.9999}
+        return build_recipe(
+            {
+                "seed": self.seed,
+                "data": {"resolution": self.size},
+                "denoiser": {"preset": self.preset, "patch_size": self.patch},
+                "objective": {"perceptual": perceptual},
+                "training": training,
+            }
+        )
+
+
+class Bench:
+    """A denoiser with its optimiser and average, and the arms that train it.
+
+    Args:
+        settings: of all arms.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        recipe = settings.recipe(batch=1)
+        self.accelerator: Accelerator = make_accelerator(recipe.training)
+        self.device = torch.device(settings.device)
+        if self.accelerator.device.type != self.device.type:
+            raise ValueError(f"--device: got {settings.device}, but training here takes {self.accelerator.device.type}")
+        self.autoencoder = make_autoencoder(settings.decoder, settings.seed).bfloat16()
+        codec = Autoencoder(self.autoencoder)
+        self.latent_shape = codec.latent_shape(settings.size)
+        torch.manual_seed(settings.seed)
+        denoiser = ClassConditionalMMDiT(
+            self.latent_shape[0], CLASSES, settings.preset, settings.patch, self.latent_shape[1]
+        )
+        self.parameters = count_parameters(denoiser)
+        self.denoiser = denoiser.to(self.device).train()
+        self.optimizer = make_optimizer(self.denoiser, recipe.training)
+        self.ema = EMA(self.denoiser, recipe.training.ema_decay)
+        self.model, self.prepared = self.accelerator.prepare(self.denoiser, self.optimizer)
+        self._passed: dict[str, list[float]] = {}
+
+    def compile(self) -> None:
+        """Compiles the denoiser as the trainer does; when the batch is known, for another one compiles it again."""
+        if self.settings.compiled:
+            self.denoiser.compile()
+
+    def peak_bytes(self, name: str, batch: int) -> int | None:
+        """The most memory in use while an arm trains, alone on the device; None where it runs out."""
+        try:
+            return self._peak_of(self.step(name, batch))
+        except Exception as error:
+            if out_of_memory(error):
+                return None
+            raise
+        finally:
+            self.prepared.zero_grad(set_to_none=True)
+            self.free()
+
+    def _peak_of(self, step: Callable[[int], None]) -> int:
+        step(0)  # what is made once, such as AdamW's moments, is made
+        self.free()
+        self._reset_peak()
+        step(1)
+        step(2)
+        return self._peak()
+
+    def rounds(self, name: str, batch: int, steps: int) -> Callable[[], None]:
+        """A function that trains an arm for some steps; it has done so once."""
+        step = self.step(name, batch)
+        count = 0
+
+        def run() -> None:
+            nonlocal count
+            for _ in range(steps):
+                step(count)
+                count += 1
+
+        run()
+        return run
+
+    def step(self, name: str, batch: int) -> Callable[[int], None]:
+        """A function that takes the n-th step of an arm."""
+        arm = ARMS[name]
+        recipe = self.settings.recipe(batch, arm.perceptual)
+        objective = self._objective(arm, recipe)
+        batches = self._batches(recipe, batch)
+        state = TrainingState(self.denoiser, self.ema, self.optimizer, objective, None, batch, {})
+        passed = self._passed.setdefault(name, [])
+
+        def take(number: int) -> None:
+            terms = compute_gradients(self.accelerator, self.model, objective, [batches[number % BATCHES]], False)
+            norm = self.accelerator.clip_grad_norm_(self.denoiser.parameters(), recipe.training.clip_norm)
+            self.prepared.step()
+            self.prepared.zero_grad(set_to_none=True)
+            state.end_step([{**values, "gradient_norm": norm} for values in terms], self.accelerator.gather)
+            passed.extend(float(values["passed"]) for values in terms if "passed" in values)
+
+        return take
+
+    def share_passed(self, name: str) -> float | None:
+        """The mean share of samples that passed an arm's gate."""
+        passed = self._passed.get(name)
+        return sum(passed) / len(passed) if passed else None
+
+    def _objective(self, arm: Arm, recipe: Recipe) -> Objective:
+        """With a decoder of its own, which goes when the arm does."""
+        codec = None if arm.perceptual is None else Autoencoder(copy.deepcopy(self.autoencoder)).to(self.device)
+        objective = Objective(make_path(recipe.diffusion), codec, recipe.objective)
+        if arm.wrap is not None:
+            term: Any = objective.term
+            term.loss = arm.wrap(term.loss)
+        return objective
+
+    def _batches(self, recipe: Recipe, batch: int) -> list[TrainingBatch]:
+        """Random latents, on the CPU as the trainer's are, ready to be copied."""
+        path = make_path(recipe.diffusion)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        batches = []
+        for _ in range(BATCHES):
+            clean = torch.randn(batch, *self.latent_shape, generator=generator)
+            noise = torch.randn(clean.shape, generator=generator)
+            labels = torch.randint(CLASSES, (batch,), generator=generator)
+            tensors = (clean, noise, path.sample_timesteps(batch, generator), labels)
+            pinned = (tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors)
+            batches.append(TrainingBatch(*pinned))
+        return batches
+
+    def free(self) -> None:
+        """Gives back what no arm holds any more."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+
+    def _reset_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            reset_peak_resident()
+
+    def _peak(self) -> int:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            return torch.cuda.max_memory_allocated(self.device)
+        return peak_resident()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is that a device's memory ran out; a compiler's own errors say so in their message only."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
