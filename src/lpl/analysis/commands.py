@@ -52,9 +52,10 @@ def interpolation(
     """Figure 11: shrinks latents and pictures by 1/s and back; which measures see the damage?"""
     from ..evaluation import load_extractor
     from .inputs import tracked
-    from .interpolation import SCALES, study_interpolation
+    from .interpolation import study_interpolation
     from .records.interpolation import record_interpolation
-    from .summaries import interpolation_table
+    from .summaries import claims_table, interpolation_table
+    from .variants import SCALES
 
     with explained():
         job = _Job("interpolation", autoencoder, subfolder, device, output)
@@ -70,7 +71,7 @@ def interpolation(
             track=tracked,
         )
         settings = {"scales": scale or SCALES, "extractor": extractor, "outliers": outliers, "blocks": block}
-        tables = [interpolation_table(study, "all"), interpolation_table(study, "latent")]
+        tables = [interpolation_table(study, "all"), interpolation_table(study, "latent"), claims_table(study)]
         job.finish(images, settings, record_interpolation(job.folder, study, images), tables)
 
 

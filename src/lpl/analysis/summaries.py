@@ -16,19 +16,41 @@ from .local import MetricAt, TaylorStudy
 from .perturbation import PerturbationStudy
 from .statistics import Interval
 
+SHORT_DAMAGES = {"ms_ssim": "1−MS-SSIM", "gmsd": "GMSD", "sliced_wasserstein": "sliced W."}
+
 
 def interpolation_table(study: InterpolationStudy, subset: Subset) -> Table:
     """Rank correlation of the main measures with each damage."""
-    over = "all variants" if subset == "all" else "latents that were shrunk"
-    table = Table(title=f"Spearman's ρ with damage over {over}: mean over images [95 % interval]", title_justify="left")
+    over = "all ways of shrinking" if subset == "all" else "what was shrunk in latents alone"
+    table = Table(title=f"Spearman's ρ with damage over {over}\nmean over images [95 %]", title_justify="left")
     table.add_column("measure")
     for damage in study.damages:
-        table.add_column(damage, justify="right")
+        table.add_column(SHORT_DAMAGES.get(damage, damage), justify="right")
     shown = ["latent_mse", "pixel_mse", "ssim"]
     shown += [name for name in study.values if name.startswith(f"feature/{ALL_BLOCKS}/")]
     for measure in shown:
         found = {c.damage: c.rho for c in study.correlations if c.measure == measure and c.subset == subset}
-        table.add_row(measure, *(_interval(found[damage]) for damage in study.damages))
+        table.add_row(_measure(measure), *(_interval(found[damage]) for damage in study.damages))
+    return table
+
+
+def claims_table(study: InterpolationStudy) -> Table:
+    """What the appendix claims of Figure 11, in numbers: the features' advantage, then each pair of pictures."""
+    table = Table(title="What the appendix claims, in numbers", title_justify="left")
+    table.add_column("claim")
+    for damage in study.damages:
+        table.add_column(SHORT_DAMAGES.get(damage, damage), justify="right")
+    features = next(name for name in study.values if name.startswith(f"feature/{ALL_BLOCKS}/"))
+    subsets: tuple[tuple[Subset, str], ...] = (("all", "all"), ("latent", "latents alone"))
+    for subset, label in subsets:
+        found = {c.damage: c.advantage for c in study.correlations if (c.measure, c.subset) == (features, subset)}
+        cells = [_interval(value, signed=True) for damage in study.damages if (value := found[damage]) is not None]
+        table.add_row(f"ρ of {_measure(features)} − ρ of latent MSE, {label}", *cells)
+    for claim in study.claims:
+        label = (
+            f"{claim.better.name} has more MSE ({claim.higher_mse.mean:.0%}) but less damage than {claim.worse.name}"
+        )
+        table.add_row(label, *(_percent(claim.contradicted[damage]) for damage in study.damages))
     return table
 
 
@@ -139,8 +161,22 @@ def block_table(calibration: Calibration) -> Table:
     return table
 
 
-def _interval(value: Interval) -> str:
-    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+def _measure(name: str) -> str:
+    """A measure's name, short enough for a terminal of 80 columns."""
+    if name.startswith(f"feature/{ALL_BLOCKS}/"):
+        return f"LPL, {name.rsplit('/', 1)[1]}"
+    return {"latent_mse": "latent MSE", "pixel_mse": "pixel MSE", "ssim": "SSIM"}.get(name, name)
+
+
+def _interval(value: Interval, signed: bool = False) -> str:
+    """Mean and interval without the zeros before the point."""
+    form = "+.2f" if signed else ".2f"
+    mean, low, high = (f"{number:{form}}".replace("0.", ".") for number in (value.mean, value.low, value.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def _percent(value: Interval) -> str:
+    return f"{value.mean:.0%} [{100 * value.low:.0f}, {100 * value.high:.0f}]"
 
 
 def _setting(value: Any) -> str:
