@@ -64,7 +64,9 @@ def block(masked_energy: list[float], kept_kurtosis: list[float], down_f: float)
     values = {name: torch.zeros(count) for name in ChannelFeatures.__dataclass_fields__}
     values |= {"masked_energy": torch.tensor(masked_energy), "kept_kurtosis": torch.tensor(kept_kurtosis)}
     values["masked_share"] = torch.full((count,), 0.01)
-    return BlockFeatures(ChannelFeatures(**values), (8, 8), down_f, down_f <= 2, torch.ones(3), torch.arange(count))
+    return BlockFeatures(
+        ChannelFeatures(**values), (8, 8), down_f, down_f <= 2, torch.ones(3), torch.ones(3), 1.0, torch.arange(count)
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,10 @@ class Claim:
 
 
 def claimed_pairs(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
-    """The appendix's pairs (better, worse) among some variants: nearest and bilinear at each s, and the second example."""
+    """The appendix's pairs (better, worse) among some variants: nearest and bilinear at each s; its second example.
+
+    Pairs of which one is missing are left out.
+    """
     by_key: dict[tuple[Method, float], Variant] = {(entry.method, entry.scale): entry for entry in variants}
     scales = sorted({entry.scale for entry in variants})
     keys: list[tuple[tuple[Method, float], tuple[Method, float]]] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rich.table import Table
@@ -56,31 +57,38 @@ def claims_table(study: InterpolationStudy) -> Table:
 
 def perturbation_table(study: PerturbationStudy) -> Table:
     """Error and locality by image."""
-    table = Table(title="Noise on one position at a time", title_justify="left")
-    for column in ("image", "median error", "worst error", "worst/median", "beyond the window", "worst position"):
-        table.add_column(column, justify="right")
+    beyond = f"beyond {study.window_radius} position{'s' if study.window_radius != 1 else ''}"
+    title = f"Noise on one position at a time: squared error of the picture, and its share {beyond}"
+    table = Table(title=title, title_justify="left")
+    for column in ("image", "median", "worst", "ratio", "at", "far, mean", "far, of all", "far, worst"):
+        table.add_column(column, justify="right", no_wrap=True)
     for index, image in enumerate(study.images):
         worst = int(image.error.argmax())
         median = float(image.error.median())
         table.add_row(
             str(index),
-            f"{median:.3g}",
-            f"{float(image.error[worst]):.3g}",
+            f"{median:.2g}",
+            f"{float(image.error[worst]):.2g}",
             f"{float(image.error[worst]) / median:.1f}",
+            "{},{}".format(*study.positions[worst]),
             f"{1 - float(image.local_share.mean()):.1%}",
-            str(study.positions[worst]),
+            f"{image.global_share:.1%}",
+            f"{1 - float(image.local_share[worst]):.1%}",
         )
     return table
 
 
 def features_table(study: FeatureStudy) -> Table:
     """Outliers by block."""
-    table = Table(title="Features by block", title_justify="left")
-    columns = ("block", "size", "channels", "weak", "dead", "zeros", "masked", "energy masked", "kurtosis kept")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "block" else "right")
+    title = (
+        "Features by block (in brackets: not masked by default)\nnorms: of the worst position, over the median one's"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("block", "size", "channels", "weak", "dead", "zeros", "masked", "energy", "norm", "kurtosis"):
+        table.add_column(column, justify="left" if column == "block" else "right", no_wrap=True)
     for name, block in study.blocks.items():
         channels = block.channels
+        masked = f"{float(channels.masked_share.mean()):.2%}"
         table.add_row(
             name,
             f"{block.size[0]}×{block.size[1]}",
@@ -88,8 +96,9 @@ def features_table(study: FeatureStudy) -> Table:
             str(len(block.weak)),
             str(len(block.dead)),
             f"{float(channels.zero_share.mean()):.0%}",
-            f"{float(channels.masked_share.mean()):.2%}{'' if block.masked_by_default else ' (off)'}",
+            masked if block.masked_by_default else f"({masked})",
             f"{float(channels.masked_energy.mean()):.1%}",
+            f"{block.largest_norm:.1f}",
             f"{float(channels.kept_kurtosis.median()):.1f}",
         )
     return table
@@ -171,7 +180,7 @@ def _measure(name: str) -> str:
 def _interval(value: Interval, signed: bool = False) -> str:
     """Mean and interval without the zeros before the point."""
     form = "+.2f" if signed else ".2f"
-    mean, low, high = (f"{number:{form}}".replace("0.", ".") for number in (value.mean, value.low, value.high))
+    mean, low, high = (re.sub(r"\b0\.", ".", f"{number:{form}}") for number in (value.mean, value.low, value.high))
     return f"{mean} [{low}, {high}]"
 
 

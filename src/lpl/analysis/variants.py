@@ -47,8 +47,8 @@ def plan_variants(
     """The variants to make, once every scale is known to make sense for images of this size.
 
     Raises:
-        AnalysisError: no scale, one twice, a scale of 1 or less, one that leaves the latent as it is or fewer than 2 positions a
-            side, or images too small to be judged.
+        AnalysisError: no scale, one twice, a scale of 1 or less, one that leaves the latent as it is or fewer than 2
+            positions a side, or images too small to be judged.
     """
     if not scales:
         raise AnalysisError("scales: got none, takes numbers above 1, such as 1.5 2 4")
