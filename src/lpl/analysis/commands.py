@@ -166,6 +166,7 @@ def linear(
     step_length: Annotated[float, typer.Option(help="of the steps shown, over the latent's norm")] = 0.1,
     resolution: Resolution = 64,
     limit: Limit = 8,
+    statistics: Annotated[int, typer.Option(min=1, help="images that the Gaussian behind ẑ0 is fitted to")] = 64,
     seed: Seed = 0,
     subfolder: Subfolder = None,
     split: Split = "train",
@@ -174,25 +175,30 @@ def linear(
     device: Device = "cpu",
 ) -> None:
     """A.1: equations (4)–(12) for a linear decoder; JᵀJ and the linear approximation of the real one."""
-    from .inputs import encode, tracked
+    from .inputs import encode, open_pictures, tracked
     from .linear import SHAPES, check_linear_decoder
-    from .local import metric_at, study_taylor
+    from .local import metric_at, study_predictions, study_taylor
+    from .predictors import fit_gaussian
     from .records.linear import record_linear
     from .summaries import linear_table
 
     with explained():
         job = _Job("linear", autoencoder, subfolder, device, output)
         images = job.open(data, resolution, limit, split, image_column)
-        latents = encode(job.autoencoder, images.images)
+        others = open_pictures(data, resolution, max(limit, statistics), split, image_column)
+        everything = encode(job.autoencoder, others.images, track=tracked)  # a larger limit only adds images
+        latents = everything[: len(images.images)]
         checks = [check_linear_decoder(shape, seed=seed) for shape in SHAPES]
         found = [
             metric_at(job.autoencoder, latents[i : i + 1], steps, probes, step_length, seed, tracked)
             for i in range(min(metrics, len(latents)))
         ]
         taylor = study_taylor(job.autoencoder, latents, seed=seed, track=tracked)
+        predictions = study_predictions(job.autoencoder, latents, fit_gaussian(everything), seed=seed, track=tracked)
         settings = {"steps": steps, "probes": probes, "step_length": step_length, "seed": seed}
-        record = record_linear(job.folder, checks, found, taylor, images, latents, step_length)
-        job.finish(images, settings, record, [linear_table(checks, found, taylor)])
+        settings["statistics"] = len(others.images)
+        record = record_linear(job.folder, checks, found, taylor, predictions, images, everything, step_length)
+        job.finish(images, settings, record, [linear_table(checks, found, taylor, predictions)])
 
 
 def calibrate(
@@ -221,7 +227,7 @@ def calibrate(
     from .inputs import encode, tracked
     from .predictors import open_denoiser
     from .records.calibration import record_calibration
-    from .summaries import block_table, calibration_table
+    from .summaries import block_table, calibration_table, noise_table
 
     with explained():
         job = _Job("calibration", autoencoder, subfolder, device, output)
@@ -244,7 +250,8 @@ def calibrate(
             f"{config.path}, ẑ0 by {calibration.chosen.predictor}.",
         ]
         record = record_calibration(job.folder, calibration, images, comments)
-        job.finish(images, settings, record, [block_table(calibration), calibration_table(calibration)])
+        tables = [noise_table(calibration), block_table(calibration), calibration_table(calibration)]
+        job.finish(images, settings, record, tables)
 
 
 class _Job:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +15,7 @@ from .calibrate import Calibration
 from .features import FeatureStudy
 from .interpolation import ALL_BLOCKS, InterpolationStudy, Subset
 from .linear import LinearCheck
-from .local import MetricAt, TaylorStudy
+from .local import TOLERANCES, MetricAt, TaylorStudy
 from .perturbation import PerturbationStudy
 from .statistics import Interval
 
@@ -104,7 +106,9 @@ def features_table(study: FeatureStudy) -> Table:
     return table
 
 
-def linear_table(checks: list[LinearCheck], metrics: list[MetricAt], taylor: TaylorStudy) -> Table:
+def linear_table(
+    checks: Sequence[LinearCheck], metrics: Sequence[MetricAt], noise: TaylorStudy, predictions: TaylorStudy
+) -> Table:
     """The equations for a linear decoder, then the real one."""
     table = Table(title="Appendix A.1", title_justify="left", show_header=False)
     table.add_column()
@@ -114,23 +118,23 @@ def linear_table(checks: list[LinearCheck], metrics: list[MetricAt], taylor: Tay
         printed = float((check.divergence - check.as_printed).abs().max())
         table.add_row(
             f"linear, {check.shape} ({check.image_values}×{check.latent_values})",
-            f"eq. (10) put right: off by {error:.0e} nats, as printed by {printed:.2g}; bound (12)/exact: median "
+            f"eq. (10) put right: off by {error:.0e} nats, as printed by {printed:.2g}; bound (12) over exact: median "
             f"{float(check.tightness.median()):.3g}, {check.tightest:.2g} to {check.loosest:.3g}",
         )
     for index, metric in enumerate(metrics):
-        table.add_row(
-            f"JᵀJ at latent {index}",
-            f"λ_max {metric.largest:.3g} ± {max(float(metric.ritz.residuals[-1]), metric.precision):.1g}, "
-            f"λ_min ≤ {metric.smallest:.2g} (residual {max(float(metric.ritz.residuals[0]), metric.precision):.1g}), "
-            f"condition ≥ {metric.condition:.2g}, "
-            f"{metric.effective_rank:.0f} of {metric.dimension} directions in effect",
-        )
-    reached = {
-        tolerance: "beyond the range" if sigma is None else f"σ {'≤' if sigma <= taylor.sigmas[0] else '='} {sigma:.2g}"
-        for tolerance, sigma in taylor.crossings.items()
-    }
-    table.add_row("linear approximation off by", ", ".join(f"{key:.0%} at {text}" for key, text in reached.items()))
+        table.add_row(f"JᵀJ at latent {index}", _metric_text(metric))
+    for label, study, symbol in (("white noise", noise, "σ"), ("errors of ẑ0", predictions, "σ_t")):
+        reached = ", ".join(f"{tolerance:.0%} {study.reached(tolerance, symbol)}" for tolerance in TOLERANCES)
+        table.add_row(f"linear approximation, {label}", f"off by {reached}")
     return table
+
+
+def _metric_text(metric: MetricAt) -> str:
+    largest, smallest = (max(float(metric.ritz.residuals[end]), metric.precision) for end in (-1, 0))
+    return (
+        f"λ_max {metric.largest:.3g} ± {largest:.1g}, λ_min ≤ {metric.smallest:.2g} (residual {smallest:.1g}), "
+        f"condition ≥ {metric.condition:.2g}, {metric.effective_rank:.0f} of {metric.dimension} directions in effect"
+    )
 
 
 def calibration_table(calibration: Calibration) -> Table:
@@ -166,6 +170,39 @@ def block_table(calibration: Calibration) -> Table:
             f"{cost.added_gigaflops:.2f}",
             f"{len(block.weak)} of {len(block.channels.std)}",
             f"{float(block.channels.zero_share.mean()):.0%}",
+        )
+    return table
+
+
+def noise_table(calibration: Calibration) -> Table:
+    """By noise level: how often training meets it, how reliable ẑ0 is, and each block's share of loss and gradient."""
+    from .mixture import block_shares, gradient_ratios, weights_of
+
+    study, settings = calibration.chosen, calibration.settings
+    weights = weights_of(study, settings["blocks"] or study.blocks, settings["depth_weights"])
+    loss = study.loss.mean(dim=1) * weights
+    features = study.feature_reliability @ weights / weights.sum()
+    ratios = settings["weight"] * gradient_ratios(study, weights)
+    title = "By noise: share of training; variance that ẑ0 and its features explain;\nloss/gradient by block in %"
+    table = Table(title=title, title_justify="left")
+    for column in ("σ_t", "met", "ẑ0", "features", "LPL", "w·∇/∇ℓ2"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name in study.blocks:
+        table.add_column(name, justify="right", overflow="fold")
+    for level, sigma in enumerate(study.sigmas.tolist()):
+        mass = torch.zeros(len(study.sigmas), dtype=torch.float64)
+        mass[level] = 1
+        pairs = zip(
+            (loss[level] / loss[level].sum()).tolist(), block_shares(study, weights, mass).tolist(), strict=True
+        )
+        table.add_row(
+            f"{sigma:g}",
+            f"{float(calibration.mixture.everywhere[level]):.0%}",
+            f"{float(study.reliability[level]):.0%}",
+            f"{float(features[level]):.0%}",
+            f"{float(loss[level].sum()):.2g}",
+            f"{float(ratios[level]):.2g}",
+            *(f"{100 * of_loss:.0f}/{100 * of_gradient:.0f}" for of_loss, of_gradient in pairs),
         )
     return table
 

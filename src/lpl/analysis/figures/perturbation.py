@@ -65,9 +65,8 @@ def _image_row(
 ) -> None:
     show(axes[0], pixels(image.reference), " ")
     error = show(axes[1], position_map(study, image.error), cmap="magma", norm=norm)
-    figure.colorbar(
-        error, ax=axes[1], fraction=0.046, pad=0.02, format=None if isinstance(norm, LogNorm) else _powers()
-    )
+    ticks = None if isinstance(norm, LogNorm) else _powers()
+    figure.colorbar(error, ax=axes[1], fraction=0.046, pad=0.02, format=ticks)
     beyond = show(axes[2], position_map(study, 1 - image.local_share), cmap="viridis", vmin=0, vmax=1)
     figure.colorbar(beyond, ax=axes[2], fraction=0.046, pad=0.02, format=PercentFormatter(1.0))
     for column, index in ((3, int(image.error.argmax())), (5, int(image.error.argmin()))):
