@@ -54,7 +54,7 @@ def interpolation(
     from .inputs import tracked
     from .interpolation import study_interpolation
     from .records.interpolation import record_interpolation
-    from .summaries import claims_table, interpolation_table
+    from .summaries import advantage_table, claims_table, interpolation_table
     from .variants import SCALES
 
     with explained():
@@ -71,7 +71,8 @@ def interpolation(
             track=tracked,
         )
         settings = {"scales": scale or SCALES, "extractor": extractor, "outliers": outliers, "blocks": block}
-        tables = [interpolation_table(study, "all"), interpolation_table(study, "latent"), claims_table(study)]
+        tables = [interpolation_table(study, "all"), interpolation_table(study, "latent")]
+        tables += [advantage_table(study), claims_table(study)]
         job.finish(images, settings, record_interpolation(job.folder, study, images), tables)
 
 
@@ -160,7 +161,7 @@ def features(
 def linear(
     autoencoder: AutoencoderName,
     data: DataName,
-    steps: Annotated[int, typer.Option(help="products with JᵀJ; more bring the smallest eigenvalue closer")] = 60,
+    steps: Annotated[int, typer.Option(help="products with JᵀJ; more bring the smallest eigenvalue closer")] = 200,
     probes: Annotated[int, typer.Option(help="random vectors for each trace")] = 4,
     metrics: Annotated[int, typer.Option(min=1, help="latents at which JᵀJ is looked at")] = 2,
     step_length: Annotated[float, typer.Option(help="of the steps shown, over the latent's norm")] = 0.1,

@@ -99,7 +99,7 @@ class TaylorStudy:
 def metric_at(
     autoencoder: Autoencoder,
     latent: Tensor,
-    steps: int = 60,
+    steps: int = 200,
     probes: int = 4,
     step_length: float = 0.1,
     seed: int = 0,

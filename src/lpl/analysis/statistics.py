@@ -56,11 +56,13 @@ def bootstrap(values: Floats, level: float = 0.95, resamples: int = 2000, seed: 
         seed: of the resampling.
 
     Returns:
-        The interval; NaN throughout where no value is finite.
+        The interval; NaN throughout where no value is finite, at both ends where only one is.
     """
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
+    if len(finite) == 1:  # one image says nothing of how images differ
+        return Interval(float(finite[0]), float("nan"), float("nan"))
     chosen = np.random.default_rng(seed).integers(0, len(finite), size=(resamples, len(finite)))
     low, high = np.quantile(finite[chosen].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(finite.mean()), float(low), float(high))

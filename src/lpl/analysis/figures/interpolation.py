@@ -78,7 +78,8 @@ def correlations_figure(study: InterpolationStudy, normalization: str = "predict
     for colour, label in ((COLOURS[0], "all ways of shrinking"), (COLOURS[1], "in latents alone")):
         panels[-1].plot([], [], "o", color=colour, markersize=4, label=label)
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower right", ncols=2)
-    figure.supxlabel("Spearman's ρ, mean over images and its 95 % interval; dotted: the latent MSE's", fontsize=8)
+    note = "Spearman's ρ, mean over images and its 95 % interval; dotted: the latent MSE's"
+    figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure
 
 
@@ -130,7 +131,7 @@ def damage_figure(study: InterpolationStudy, normalization: str = "prediction", 
             color=QUIET,
         )
         axes.set(xlabel=label, xscale="log")
-    panels[0].set_ylabel(f"damage to the picture, {DAMAGE_LABELS.get(damage, damage)}")
+    panels[0].set_ylabel(f"damage: {DAMAGE_LABELS.get(damage, damage)}")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(METHODS))
     return figure
