@@ -79,7 +79,7 @@ def test_interpolation(autoencoder: str, tmp_path: Path) -> None:
     assert len(values) == 3
     assert len(values[0]) == 8
     assert [claim["better"] for claim in content["results"]["claims"]] == ["latent-nearest-1.5", "latent-nearest-2"]
-    assert "nearest 2, bilinear 2" in result.output
+    assert "nearest, bilinear 2" in result.output
 
 
 def test_perturbation(autoencoder: str, tmp_path: Path) -> None:

@@ -39,16 +39,17 @@ def interpolation_table(study: InterpolationStudy, subset: Subset) -> Table:
 
 def advantage_table(study: InterpolationStudy) -> Table:
     """By how much decoder features order damage better than the latent MSE does, paired by image."""
-    table = Table(title="ρ less that of the latent MSE; above 0, decoder features order better", title_justify="left")
-    table.add_column("measure, subset")
+    features = next(name for name in study.values if name.startswith(f"feature/{ALL_BLOCKS}/"))
+    title = f"ρ of {_measure(features)} less that of latent MSE: above 0, features order better"
+    table = Table(title=title, title_justify="left")
+    table.add_column("over")
     for damage in study.damages:
         table.add_column(SHORT_DAMAGES.get(damage, damage), justify="right")
-    features = next(name for name in study.values if name.startswith(f"feature/{ALL_BLOCKS}/"))
     subsets: tuple[tuple[Subset, str], ...] = (("all", "all"), ("latent", "latents"))
     for subset, label in subsets:
         found = {c.damage: c.advantage for c in study.correlations if (c.measure, c.subset) == (features, subset)}
         cells = [_interval(value, signed=True) for damage in study.damages if (value := found[damage]) is not None]
-        table.add_row(f"{_measure(features)}, {label}", *cells)
+        table.add_row(label, *cells)
     return table
 
 
@@ -61,7 +62,9 @@ def claims_table(study: InterpolationStudy) -> Table:
     for damage in study.damages:
         table.add_column(SHORT_DAMAGES.get(damage, damage), justify="right")
     for claim in study.claims:
-        pair = ", ".join(f"{v.method.removeprefix('latent-')} {v.scale:g}" for v in (claim.better, claim.worse))
+        first, second = (variant.method.removeprefix("latent-") for variant in (claim.better, claim.worse))
+        same = claim.better.scale == claim.worse.scale
+        pair = f"{first}{'' if same else f' {claim.better.scale:g}'}, {second} {claim.worse.scale:g}"
         both = (_percent(claim.contradicted[damage]) for damage in study.damages)
         table.add_row(pair, f"{claim.higher_mse.mean:.0%}", *both)
     return table
@@ -70,9 +73,9 @@ def claims_table(study: InterpolationStudy) -> Table:
 def perturbation_table(study: PerturbationStudy) -> Table:
     """Error and locality by image."""
     beyond = f"beyond {study.window_radius} position{'s' if study.window_radius != 1 else ''}"
-    title = f"Noise on one position at a time: squared error of the picture, and its share {beyond}"
+    title = f"Noise on one position at a time: error, share of it {beyond}:\nmean over positions, all pooled, the worst"
     table = Table(title=title, title_justify="left")
-    for column in ("image", "median", "worst", "ratio", "at", "far, mean", "far, of all", "far, worst"):
+    for column in ("image", "median", "worst", "ratio", "at", "far", "pooled", "worst's"):
         table.add_column(column, justify="right", no_wrap=True)
     for index, image in enumerate(study.images):
         worst = int(image.error.argmax())
@@ -92,11 +95,9 @@ def perturbation_table(study: PerturbationStudy) -> Table:
 
 def features_table(study: FeatureStudy) -> Table:
     """Outliers by block."""
-    title = (
-        "Features by block (in brackets: not masked by default)\nnorms: of the worst position, over the median one's"
-    )
+    title = "Features by block (in brackets: not masked by default)\nnorm: of the worst position, over the median one's"
     table = Table(title=title, title_justify="left")
-    for column in ("block", "size", "channels", "weak", "dead", "zeros", "masked", "energy", "norm", "kurtosis"):
+    for column in ("block", "size", "weak", "zeros", "masked", "energy", "norm", "kurt."):
         table.add_column(column, justify="left" if column == "block" else "right", no_wrap=True)
     for name, block in study.blocks.items():
         channels = block.channels
@@ -104,9 +105,7 @@ def features_table(study: FeatureStudy) -> Table:
         table.add_row(
             name,
             f"{block.size[0]}×{block.size[1]}",
-            str(len(channels.std)),
-            str(len(block.weak)),
-            str(len(block.dead)),
+            f"{len(block.weak)}/{len(channels.std)}",
             f"{float(channels.zero_share.mean()):.0%}",
             masked if block.masked_by_default else f"({masked})",
             f"{float(channels.masked_energy.mean()):.1%}",
@@ -195,10 +194,11 @@ def noise_table(calibration: Calibration) -> Table:
     ratios = settings["weight"] * gradient_ratios(study, weights)
     title = "By noise: share of training; variance that ẑ0 and its features explain;\nloss/gradient by block in %"
     table = Table(title=title, title_justify="left")
-    for column in ("σ_t", "met", "ẑ0", "features", "LPL", "w·∇/∇ℓ2"):
+    for column in ("σ_t", "met", "ẑ0", "φ̂", "LPL", "w∇/∇ℓ2"):
         table.add_column(column, justify="right", no_wrap=True)
     for name in study.blocks:
-        table.add_column(name, justify="right", overflow="fold")
+        short = name.removeprefix("decoder.").replace("_blocks.", ".").replace("_block", "")
+        table.add_column(short, justify="right", overflow="fold")
     for level, sigma in enumerate(study.sigmas.tolist()):
         mass = torch.zeros(len(study.sigmas), dtype=torch.float64)
         mass[level] = 1

@@ -116,11 +116,11 @@ def sweep_figure(study: FeatureStudy) -> Figure:
             _sweep_panel(panels[row, column], study, sweep.values, shares)
             panels[row, column].axvline(MASK_DEFAULTS[sweep.parameter], color=QUIET, linewidth=0.8, linestyle=":")
         panels[1, column].set_xlabel(SWEEP_LABELS.get(sweep.parameter, sweep.parameter))
-        panels[1, column].set_xticks(sweep.values, [f"{value:g}" for value in sweep.values])
         if sweep.parameter == "quantile":
             panels[0, column].set_xscale("log")
-            panels[1, column].set_xticks(sweep.values, [f"{value:g}" for value in sweep.values], rotation=45)
-            panels[1, column].minorticks_off()
+            panels[1, column].xaxis.set_major_formatter("{x:g}")
+        else:
+            panels[1, column].set_xticks(sweep.values, [f"{value:g}" for value in sweep.values])
     panels[0, 0].set_ylabel("positions masked (%)")
     panels[1, 0].set_ylabel("energy masked (%)")
     handles, labels = panels[0, -1].get_legend_handles_labels()

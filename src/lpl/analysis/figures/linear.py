@@ -18,11 +18,12 @@ def equations_figure(checks: Sequence[LinearCheck]) -> Figure:
     """Equations (10) and (12) for a linear decoder: the identity, and how loose the bound is."""
     figure = Figure(figsize=(7.6, 3.2))
     identity, bound = figure.subplots(1, 2)
+    bins = np.geomspace(1, 1.1 * max(check.loosest for check in checks), 80)
     for colour, check in zip(COLOURS, checks, strict=False):
         label = f"{check.shape}, {check.image_values}×{check.latent_values}"
         identity.plot(check.divergence[:200], check.closed_form[:200], ".", color=colour, markersize=4, label=label)
         identity.plot(check.divergence[:200], check.as_printed[:200], "x", color=colour, markersize=3, alpha=0.5)
-        bound.hist(check.tightness, bins=np.geomspace(1, 1.1 * check.loosest, 60), color=colour, alpha=0.6)
+        bound.hist(check.tightness, bins=bins, color=colour, alpha=0.6)
         bound.axvline(check.loosest, color=colour, linewidth=1, linestyle=":")
     highest = max(float(check.divergence[:200].max()) for check in checks)
     identity.plot([0, highest], [0, highest], color=QUIET, linewidth=0.8)
