@@ -64,7 +64,9 @@ def block(masked_energy: list[float], kept_kurtosis: list[float], down_f: float)
     values = {name: torch.zeros(count) for name in ChannelFeatures.__dataclass_fields__}
     values |= {"masked_energy": torch.tensor(masked_energy), "kept_kurtosis": torch.tensor(kept_kurtosis)}
     values["masked_share"] = torch.full((count,), 0.01)
-    return BlockFeatures(ChannelFeatures(**values), (8, 8), down_f, down_f <= 2, torch.ones(3), torch.arange(count))
+    return BlockFeatures(
+        ChannelFeatures(**values), (8, 8), down_f, down_f <= 2, torch.ones(3), torch.ones(3), 1.0, torch.arange(count)
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,7 @@ COSTS = {name: BlockCost(0, 0, 0.1, flops) for name, flops in zip(BLOCKS, (1.0, 
 def test_every_block_stays_that_earns_its_cost() -> None:
     advice = advise_blocks(study(), OPEN, COSTS)
     assert advice.value is None
+    assert "no last block costs much" in advice.reason
     assert "c 33% of the gradient for 70% of the cost" in advice.reason
 
 
@@ -175,7 +178,7 @@ def test_the_weight_is_at_gradient_parity() -> None:
 
 def test_the_papers_weight_is_judged_by_its_gradient() -> None:
     assert paper_weight_warning(study(strengths=(1 / 12, 0, 0)), OPEN) == ""  # a ratio of 1 at w = 3
-    assert "swamps the diffusion loss: gradient ratio 1e+02" in paper_weight_warning(
+    assert "in means over positions, swamps the diffusion loss: gradient ratio 1e+02" in paper_weight_warning(
         study(strengths=(25 / 3, 0, 0)), OPEN
     )
     assert "hardly adds to the diffusion loss" in paper_weight_warning(study(strengths=(1e-3, 0, 0)), OPEN)

@@ -7,8 +7,9 @@ from scipy.stats import kurtosis
 
 import zoo
 from lpl.analysis import AnalysisError, study_features
-from lpl.analysis.features import HISTOGRAM_EDGES, QUANTILES, mask_with, masked_shares
+from lpl.analysis.features import HISTOGRAM_EDGES, NORM_SHARES, QUANTILES
 from lpl.analysis.inputs import decoder_features
+from lpl.analysis.maps import mask_with, masked_norms, masked_shares, position_norms
 from lpl.autoencoders import Autoencoder
 from references import appendix_listing
 
@@ -110,3 +111,29 @@ def test_unknown_parameters_are_named() -> None:
     features = decoder_features(Autoencoder(zoo.make("tiny")))
     with pytest.raises(AnalysisError, match=r"got \['window'\], Algorithm 1 has quantile, offset, opening, closing"):
         study_features(features, torch.zeros(1, 4, 4, 4), sweeps={"window": (1.0,)})
+
+
+def test_norms_of_masked_activations_by_hand() -> None:
+    maps = torch.tensor([[[[1.0, 3.0], [1.0, 12.0]], [[1.0, 2.0], [3.0, 4.0]], [[5.0, 5.0], [5.0, 9.0]]]])
+    mask = torch.ones_like(maps, dtype=torch.bool)
+    mask[0, 0, 0, 1] = mask[0, 0, 1, 1] = mask[0, 2, 1, 1] = False
+    mask[0, 0, 0, 0] = True
+    norms = masked_norms(maps, mask)
+    assert norms[0, 0] == float("inf")  # the kept ones are both 1
+    assert norms[0, 1] == 0
+    maps[0, 0, 0, 0] = -1.0  # kept: −1 and 1, mean 0, rms 1; masked: 3 and 12
+    assert masked_norms(maps, mask)[0, 0].item() == pytest.approx(np.sqrt((9 + 144) / 2))
+
+
+def test_norms_of_positions(measured) -> None:
+    study, maps = measured
+    for name, values in maps.items():
+        centred = values - values.mean(axis=(2, 3), keepdims=True)
+        norms = np.sort(np.linalg.norm(centred, axis=1).reshape(len(values), -1), axis=1)
+        norms = norms / norms[:, norms.shape[1] // 2, None]
+        np.testing.assert_allclose(position_norms(torch.tensor(values)), norms, rtol=1e-4)
+        block = study.blocks[name]
+        assert block.largest_norm == pytest.approx(norms.max(), rel=1e-4)
+        for share, norm in zip(NORM_SHARES, block.norms.tolist(), strict=True):
+            above = (norms > norm * (1 + 1e-5)).mean(axis=1)
+            assert above.max() <= share + 1 / norms.shape[1]

@@ -78,6 +78,8 @@ def test_interpolation(autoencoder: str, tmp_path: Path) -> None:
     values = content["results"]["measures"]["latent_mse"]["values"]
     assert len(values) == 3
     assert len(values[0]) == 8
+    assert [claim["better"] for claim in content["results"]["claims"]] == ["latent-nearest-1.5", "latent-nearest-2"]
+    assert "nearest, bilinear 2" in result.output
 
 
 def test_perturbation(autoencoder: str, tmp_path: Path) -> None:
@@ -101,6 +103,7 @@ def test_perturbation(autoencoder: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     content = written(tmp_path, "perturbation")
     assert content["results"]["positions"] == [[0, 3], [2, 1]]
+    assert "worst-positions" in content["figures"]
     assert content["images"][0]["decodes"]["tile"] == [32, 32]
     assert content["images"][0]["influence"]["tile"] == [4, 4]
     assert [entry["position"] for entry in content["images"][0]["worst"]] in ([[0, 3], [2, 1]], [[2, 1], [0, 3]])
@@ -158,6 +161,9 @@ def test_linear(autoencoder: str, tmp_path: Path) -> None:
     assert max(entry["identity_error"] for entry in content["results"]["equations"]) < 1e-6
     assert len(content["images"][0]["metric"]["ritz_values"]) == 8
     assert len(content["results"]["taylor"]["errors"]) == 3
+    predictions = content["results"]["taylor_of_predictions"]
+    assert predictions["predictor"].startswith("Gaussian")
+    assert predictions["latent_errors"] == sorted(predictions["latent_errors"])
 
 
 def test_calibrate(autoencoder: str, tmp_path: Path) -> None:
@@ -203,7 +209,16 @@ def test_calibrate(autoencoder: str, tmp_path: Path) -> None:
             "channel: got 999, block mid_block has channels 0 to",
         ),
         (["features", "EMPTY", *FAST], "holds no images"),
+        (["interpolation", "EMPTY", *FAST], "holds no images"),
+        (["perturbation", "EMPTY", *FAST], "holds no images"),
+        (["linear", "EMPTY", *FAST], "holds no images"),
         (["linear", "photographs", *FAST, "--steps", "1"], "steps: got 1"),
+        (["linear", "photographs", "--resolution", "36"], "got 36, takes a multiple of 8"),
+        (["interpolation", "photographs", *FAST, "--scale", "2", "--block", "mid"], "no block 'mid'"),
+        (["interpolation", "photographs", *FAST, "--scale", "2", "--scale", "2"], "scales: got 2 more than once"),
+        (["perturbation", "photographs", *FAST, "--position=-1,0"], "(-1, 0) lies outside the latent"),
+        (["perturbation", "photographs", *FAST, "--window-radius", "2"], "latents of 4×4 take 0 to 1"),
+        (["perturbation", "photographs", *FAST, "--variance", "0"], "variance: got 0"),
     ],
 )
 def test_mistakes_are_named(autoencoder: str, tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -220,10 +235,16 @@ def test_mistakes_of_calibrate_are_named(autoencoder: str, tmp_path: Path) -> No
         (["--path", "straight"], "path: got 'straight', takes flow_ot, ddpm"),
         (["--denoiser", str(tmp_path / "none")], "denoiser:"),
         (["--limit", "1"], "calibration takes 2 or more"),
+        (["--block", "up_blocks.7"], "no block 'up_blocks.7'"),
+        (["--resolution", "36"], "got 36, takes a multiple of 8"),
     ):
         result = run("calibrate", autoencoder, "photographs", *FAST, *options, "--output", str(tmp_path / "out"))
         assert result.exit_code == 1
         assert message in result.output
+    (tmp_path / "empty").mkdir()
+    empty = run("calibrate", autoencoder, str(tmp_path / "empty"), *FAST)
+    assert empty.exit_code == 1
+    assert "holds no images" in empty.output
     missing = run("calibrate", str(tmp_path / "nothing here"), "photographs")
     assert missing.exit_code == 1
     assert "autoencoder" in missing.output

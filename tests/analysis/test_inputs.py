@@ -7,7 +7,7 @@ from PIL import Image
 
 import zoo
 from lpl.analysis import AnalysisError, encode, open_pictures
-from lpl.analysis.inputs import check_resolution, decoder_features, tracked
+from lpl.analysis.inputs import check_resolution, decoder_features, draw_order, tracked
 from lpl.autoencoders import Autoencoder
 from lpl.data import DataError
 from lpl.errors import LplError
@@ -87,3 +87,19 @@ def test_mistakes_are_named_and_are_the_packages_errors() -> None:
 def test_progress_passes_items_through(capsys) -> None:
     assert list(tracked([3, 1, 2], "Counting")) == [3, 1, 2]
     assert capsys.readouterr().out == ""  # it goes to standard error
+
+
+def test_the_bundled_photographs_come_in_turn() -> None:
+    pictures = open_pictures("photographs", 16, limit=24)
+    files = [name.split(" ")[0] for name in pictures.names]
+    assert len(set(files[:12])) == 12
+    assert files[12:] == files[:12]
+    assert len(set(pictures.names)) == 24
+
+
+def test_orders_are_permutations_that_take_groups_in_turn() -> None:
+    order = draw_order(30, groups=3)
+    assert sorted(order) == list(range(30))
+    assert [index % 3 for index in order] == [0, 1, 2] * 10
+    assert order[::3] != sorted(order[::3])
+    assert sorted(draw_order(7)) == list(range(7))

@@ -6,7 +6,8 @@ import torch
 
 import zoo
 from lpl.analysis import AnalysisError, metric_at, study_taylor
-from lpl.analysis.local import crossing, linearisation_errors
+from lpl.analysis.jacobian import LocalMetric
+from lpl.analysis.local import crossing, linearisation_error, study_predictions
 from lpl.autoencoders import Autoencoder
 
 
@@ -35,17 +36,47 @@ def test_metric_of_a_tiny_decoder(autoencoder) -> None:
 
 
 def test_the_linear_approximation_of_a_quadratic_map() -> None:
-    """For F(z) = z + z²/2 at 0: J = I, so the error is ‖σ²n²/2‖ over ‖σn + σ²n²/2‖."""
-    direction = torch.tensor([[1.0, -2.0, 0.5]])
-    errors = linearisation_errors(lambda z: z + z.square() / 2, torch.zeros(1, 3), direction, (0.1, 1.0))
-    n = direction.numpy()[0]
-    expected = [np.linalg.norm(s**2 * n**2 / 2) / np.linalg.norm(s * n + s**2 * n**2 / 2) for s in (0.1, 1.0)]
-    assert errors == pytest.approx(expected, rel=1e-5)
+    """For F(z) = z + z²/2 at 0: J = I, so the error is ‖e²/2‖ over ‖e + e²/2‖."""
+    metric = LocalMetric(lambda z: z + z.square() / 2, torch.zeros(1, 3))
+    for sigma in (0.1, 1.0):
+        change = sigma * torch.tensor([[1.0, -2.0, 0.5]])
+        e = change.numpy()[0]
+        expected = np.linalg.norm(e**2 / 2) / np.linalg.norm(e + e**2 / 2)
+        assert linearisation_error(metric, change, metric.push(change)) == pytest.approx(expected, rel=1e-5)
+
+
+class Shrink:
+    """A predictor whose error is known: ẑ0 = z0 − σ z0/10."""
+
+    name = "shrink"
+
+    def __call__(self, clean, noise, sigma, indices):
+        assert noise.shape == clean.shape
+        return clean * (1 - sigma / 10)
+
+
+def test_predictions_are_judged_by_their_own_errors(autoencoder) -> None:
+    latents = torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+    study = study_predictions(autoencoder, latents, Shrink(), sigmas=(0.1, 1.0, 5.0))
+    rms = latents.square().mean().sqrt().item()
+    assert study.latent_errors == pytest.approx([0.01 * rms, 0.1 * rms, 0.5 * rms], rel=1e-5)
+    assert study.predictor == "shrink"
+    double = zoo.make("stable_diffusion").double()
+    clean, step = latents[1:].double(), 1e-5
+
+    def decode(share: float) -> torch.Tensor:
+        return double.decode((1 - share) * clean / 0.18215).sample
+
+    with torch.no_grad():
+        linear = (decode(step) - decode(-step)) / (2 * step) * 0.5  # central difference along −z0
+        actual = decode(0.5) - decode(0.0)
+    assert study.errors[1, 2] == pytest.approx(((actual - linear).norm() / actual.norm()).item(), rel=1e-3)
 
 
 def test_the_error_grows_and_its_crossings_are_found(autoencoder) -> None:
     latents = torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(1))
     study = study_taylor(autoencoder, latents, sigmas=(0.001, 0.1, 1.0, 3.0), draws=1)
+    assert study.latent_errors.tolist() == [0.001, 0.1, 1.0, 3.0]
     mean = study.errors.mean(axis=0)
     assert study.errors.shape == (2, 4)
     assert mean[0] < mean[1] < mean[2]

@@ -59,6 +59,9 @@ def test_spilled_error_is_the_global_share() -> None:
     for (row, column), cells in (((2, 2), 9), ((0, 0), 4), ((0, 3), 6)):
         expected = (own + (cells - 1) * other) / (own + 35 * other)
         assert shares[row, column].item() == pytest.approx(expected, rel=1e-4)
+    whole = study.images[0]
+    far = sum(float(error * (1 - share)) for error, share in zip(whole.error, whole.local_share, strict=True))
+    assert whole.global_share == pytest.approx(far / float(whole.error.sum()), rel=1e-5)
 
 
 def test_against_a_loop_over_positions() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from lpl.analysis.statistics import bootstrap, discordant_shares, rank_correlations
+from lpl.analysis.statistics import bootstrap, discordant_shares, rank_correlations, share_interval
 
 
 @pytest.fixture
@@ -51,3 +51,21 @@ def test_bootstrap_interval_is_that_of_the_mean() -> None:
 def test_bootstrap_leaves_missing_values_out() -> None:
     assert bootstrap(np.array([1.0, np.nan, 3.0])).mean == 2.0
     assert np.isnan(bootstrap(np.array([np.nan])).mean)
+
+
+def test_one_image_has_no_interval() -> None:
+    found = bootstrap(np.array([np.nan, 0.5]))
+    assert found.mean == 0.5
+    assert np.isnan(found.low)
+    assert np.isnan(found.high)
+
+
+def test_wilsons_interval() -> None:
+    """Its closed form: (p̂ + z²/2n ± z √(p̂q̂/n + z²/4n²)) / (1 + z²/n)."""
+    found = share_interval(np.arange(10) < 3)
+    square = 1.959964**2
+    centre, reach = 0.3 + square / 20, (square * (0.21 / 10 + square / 400)) ** 0.5
+    assert found.mean == 0.3
+    assert (found.low, found.high) == pytest.approx(
+        ((centre - reach) / (1 + square / 10), (centre + reach) / (1 + square / 10)), abs=1e-5
+    )

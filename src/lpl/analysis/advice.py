@@ -255,7 +255,8 @@ def advise_blocks(study: GradientStudy, mixture: NoiseMixture, costs: Mapping[st
         for name in study.blocks
     )
     if len(kept) == len(study.blocks):
-        return Advice("blocks", None, None, f"every block earns its cost: {details}")
+        reason = f"no last block costs much for under {CHEAP_SHARE:.0%} of the gradient: {details}"
+        return Advice("blocks", None, None, reason)
     dropped = [name for name in study.blocks if name not in kept]
     saved = sum(costs[name].added_gigaflops for name in dropped) / total
     warning = (
@@ -308,7 +309,8 @@ def paper_weight_warning(study: GradientStudy, mixture: NoiseMixture) -> str:
     rows = gradient_ratios(study, weights) * PAPER["weight"]
     effect = "swamps" if ratio > 1 else "hardly adds to"
     return (
-        f"w = 3 with the paper's settings {effect} the diffusion loss: gradient ratio {ratio:.2g} in a large batch, "
+        f"w = 3 with the paper's settings, in means over positions, {effect} the diffusion loss: gradient ratio "
+        f"{ratio:.2g} in a large batch, "
         f"{typical:.2g} for a typical sample ({float(_at(study, rows, 0.35)):.2g} near σ = 0.35, "
         f"{float(_at(study, rows, 3.0)):.2g} near σ = 3)"
     )

@@ -52,9 +52,10 @@ def interpolation(
     """Figure 11: shrinks latents and pictures by 1/s and back; which measures see the damage?"""
     from ..evaluation import load_extractor
     from .inputs import tracked
-    from .interpolation import SCALES, study_interpolation
+    from .interpolation import study_interpolation
     from .records.interpolation import record_interpolation
-    from .summaries import interpolation_table
+    from .summaries import advantage_table, claims_table, interpolation_table
+    from .variants import SCALES
 
     with explained():
         job = _Job("interpolation", autoencoder, subfolder, device, output)
@@ -71,6 +72,7 @@ def interpolation(
         )
         settings = {"scales": scale or SCALES, "extractor": extractor, "outliers": outliers, "blocks": block}
         tables = [interpolation_table(study, "all"), interpolation_table(study, "latent")]
+        tables += [advantage_table(study), claims_table(study)]
         job.finish(images, settings, record_interpolation(job.folder, study, images), tables)
 
 
@@ -159,12 +161,13 @@ def features(
 def linear(
     autoencoder: AutoencoderName,
     data: DataName,
-    steps: Annotated[int, typer.Option(help="products with JᵀJ; more bring the smallest eigenvalue closer")] = 60,
+    steps: Annotated[int, typer.Option(help="products with JᵀJ; more bring the smallest eigenvalue closer")] = 200,
     probes: Annotated[int, typer.Option(help="random vectors for each trace")] = 4,
     metrics: Annotated[int, typer.Option(min=1, help="latents at which JᵀJ is looked at")] = 2,
     step_length: Annotated[float, typer.Option(help="of the steps shown, over the latent's norm")] = 0.1,
     resolution: Resolution = 64,
     limit: Limit = 8,
+    statistics: Annotated[int, typer.Option(min=1, help="images that the Gaussian behind ẑ0 is fitted to")] = 64,
     seed: Seed = 0,
     subfolder: Subfolder = None,
     split: Split = "train",
@@ -173,25 +176,30 @@ def linear(
     device: Device = "cpu",
 ) -> None:
     """A.1: equations (4)–(12) for a linear decoder; JᵀJ and the linear approximation of the real one."""
-    from .inputs import encode, tracked
+    from .inputs import encode, open_pictures, tracked
     from .linear import SHAPES, check_linear_decoder
-    from .local import metric_at, study_taylor
+    from .local import metric_at, study_predictions, study_taylor
+    from .predictors import fit_gaussian
     from .records.linear import record_linear
     from .summaries import linear_table
 
     with explained():
         job = _Job("linear", autoencoder, subfolder, device, output)
         images = job.open(data, resolution, limit, split, image_column)
-        latents = encode(job.autoencoder, images.images)
+        others = open_pictures(data, resolution, max(limit, statistics), split, image_column)
+        everything = encode(job.autoencoder, others.images, track=tracked)  # a larger limit only adds images
+        latents = everything[: len(images.images)]
         checks = [check_linear_decoder(shape, seed=seed) for shape in SHAPES]
         found = [
             metric_at(job.autoencoder, latents[i : i + 1], steps, probes, step_length, seed, tracked)
             for i in range(min(metrics, len(latents)))
         ]
         taylor = study_taylor(job.autoencoder, latents, seed=seed, track=tracked)
+        predictions = study_predictions(job.autoencoder, latents, fit_gaussian(everything), seed=seed, track=tracked)
         settings = {"steps": steps, "probes": probes, "step_length": step_length, "seed": seed}
-        record = record_linear(job.folder, checks, found, taylor, images, latents, step_length)
-        job.finish(images, settings, record, [linear_table(checks, found, taylor)])
+        settings["statistics"] = len(others.images)
+        record = record_linear(job.folder, checks, found, taylor, predictions, images, everything, step_length)
+        job.finish(images, settings, record, [linear_table(checks, found, taylor, predictions)])
 
 
 def calibrate(
@@ -220,7 +228,7 @@ def calibrate(
     from .inputs import encode, tracked
     from .predictors import open_denoiser
     from .records.calibration import record_calibration
-    from .summaries import block_table, calibration_table
+    from .summaries import block_table, calibration_table, noise_table
 
     with explained():
         job = _Job("calibration", autoencoder, subfolder, device, output)
@@ -243,7 +251,8 @@ def calibrate(
             f"{config.path}, ẑ0 by {calibration.chosen.predictor}.",
         ]
         record = record_calibration(job.folder, calibration, images, comments)
-        job.finish(images, settings, record, [block_table(calibration), calibration_table(calibration)])
+        tables = [noise_table(calibration), block_table(calibration), calibration_table(calibration)]
+        job.finish(images, settings, record, tables)
 
 
 class _Job:

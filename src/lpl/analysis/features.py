@@ -14,13 +14,14 @@ from ..losses import outlier_mask
 from ..losses.normalization import VARIANCE_FLOOR
 from .distances import DEEP, down_factors
 from .inputs import AnalysisError, Track, untracked
+from .maps import MASK_DEFAULTS, excess_kurtosis, mask_with, masked_norms, masked_shares, position_norms, standardised
 
 QUANTILES = (0.001, 0.01, 0.02, 0.25, 0.5, 0.75, 0.98, 0.99, 0.999)
+NORM_SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002)  # of positions, for their norms
 HISTOGRAM_EDGES = torch.linspace(-12.0, 12.0, 121)  # standard deviations; the first and last bins take what is beyond
 POSITIONS = 4096  # of each map whose values the quantiles are taken over, at the most
 DEAD = 1e-6  # of a block's mean variance: a channel with less is all but constant
 WEAK = VARIANCE_FLOOR  # channels with less than this are those that the loss's floor keeps from being magnified
-MASK_DEFAULTS: dict[str, float] = {"quantile": 0.02, "offset": 2.0, "opening": 5, "closing": 3}  # Algorithm 1's
 MASK_SWEEPS: dict[str, tuple[float, ...]] = {
     "quantile": (0.001, 0.005, 0.01, 0.02, 0.05, 0.1),
     "offset": (0.5, 1.0, 2.0, 3.0, 4.0, 6.0),
@@ -45,6 +46,9 @@ class ChannelFeatures:
         dead_share: share of images in which the variance is below 10⁻⁶ of the block's mean, (C,).
         masked_share: share of positions that Algorithm 1 masks, (C,).
         masked_energy: share of Σ (activation − mean)² that lies on masked positions, (C,).
+        masked_norm: largest norm of one image's masked activations, as their root mean square over that of the kept
+            ones, both about the kept ones' mean, (C,); 0 where nothing is masked. The appendix speaks of orders of
+            magnitude.
     """
 
     mean: Tensor
@@ -57,6 +61,7 @@ class ChannelFeatures:
     dead_share: Tensor
     masked_share: Tensor
     masked_energy: Tensor
+    masked_norm: Tensor
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,10 @@ class BlockFeatures:
         masked_by_default: whether the loss masks it with outliers="deep".
         histogram: share of the block's activations by bin of `HISTOGRAM_EDGES`, in standard deviations of their map,
             (bins,).
+        norms: norm over channels at a position, over the image's median one, that a share `NORM_SHARES` of the
+            positions exceeds, the largest over images, (shares,); patches of outliers show as a step at the far end.
+            Channels are centred, as the loss's normalisation centres them.
+        largest_norm: that of the worst position of any image.
         rank_by_outliers: channels by the energy that Algorithm 1 masks and, where equal, by `largest`; the worst first,
             (C,).
     """
@@ -79,6 +88,8 @@ class BlockFeatures:
     down_f: float
     masked_by_default: bool
     histogram: Tensor
+    norms: Tensor
+    largest_norm: float
     rank_by_outliers: Tensor
 
     @property
@@ -169,46 +180,6 @@ def study_features(
     return FeatureStudy(blocks, tuple(_sweep(name, values, swept, blocks) for name, values in sweeps.items()))
 
 
-def mask_with(maps: Tensor, down_f: float, **changes: float) -> Tensor:
-    """Algorithm 1 with some parameters changed: boolean, True where a position is kept."""
-    values = MASK_DEFAULTS | changes
-    return outlier_mask(
-        maps,
-        down_f,
-        opening=int(values["opening"]),
-        closing=int(values["closing"]),
-        quantile=values["quantile"],
-        offset=values["offset"],
-    )
-
-
-def masked_shares(maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares of positions and of energy Σ (x − mean)² that a mask leaves out, each (B, C)."""
-    energy = (maps.float() - maps.float().mean(dim=(-2, -1), keepdim=True)).square()
-    left_out = ~mask
-    total = energy.sum(dim=(-2, -1))
-    share = (energy * left_out).sum(dim=(-2, -1)) / total.clamp_min(torch.finfo(torch.float32).tiny)
-    return left_out.float().mean(dim=(-2, -1)), share
-
-
-def standardised(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(maps − mean)/std by map in float32, with the mean and the standard deviation, (B, C); constant maps give 0."""
-    maps = maps.float()
-    variance, mean = torch.var_mean(maps, dim=(-2, -1), correction=0, keepdim=True)
-    std = variance.sqrt()
-    scores = torch.where(std > 0, (maps - mean) / std.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
-    return scores, mean[..., 0, 0], std[..., 0, 0]
-
-
-def excess_kurtosis(maps: Tensor, mask: Tensor) -> Tensor:
-    """E[(x − mean)⁴]/var² − 3 over the positions that a mask keeps, (B, C); 0 for constant maps."""
-    count = mask.sum(dim=(-2, -1)).clamp_min(1)
-    centred = (maps - ((maps * mask).sum(dim=(-2, -1)) / count)[..., None, None]) * mask
-    variance = centred.square().sum(dim=(-2, -1)) / count
-    fourth = centred.pow(4).sum(dim=(-2, -1)) / count
-    return torch.where(variance > 0, fourth / variance.square().clamp_min(torch.finfo(maps.dtype).tiny) - 3, 0.0)
-
-
 class _Shares:
     """Running means of masked shares over images and channels."""
 
@@ -232,6 +203,7 @@ class _Tally:
         self.size = (0, 0)
         self.rows: dict[str, list[Tensor]] = {}  # statistic → (B, C) a batch
         self.samples: list[Tensor] = []  # (C, n) a batch
+        self.norms: list[Tensor] = []  # (B, shares + 1) a batch, the largest last
         self.histogram = torch.zeros(len(HISTOGRAM_EDGES) - 1, dtype=torch.float64)
 
     def add(self, maps: Tensor) -> None:
@@ -249,10 +221,12 @@ class _Tally:
             "dead_share": (std.square() <= floor).float(),
             "masked_share": positions,
             "masked_energy": energy,
+            "masked_norm": masked_norms(maps, mask),
         }
         for name, values in found.items():
             self.rows.setdefault(name, []).append(values.cpu())
         self.samples.append(_subsample(maps).cpu())
+        self.norms.append(_upper_quantiles(position_norms(maps)).cpu())
         inside = scores.clamp(float(HISTOGRAM_EDGES[0]), float(HISTOGRAM_EDGES[-1])).flatten().cpu()
         self.histogram += torch.histogram(inside, HISTOGRAM_EDGES).hist
         self.size = (int(maps.shape[-2]), int(maps.shape[-1]))
@@ -260,7 +234,8 @@ class _Tally:
     def summary(self) -> BlockFeatures:
         columns = {name: torch.cat(values) for name, values in self.rows.items()}
         averaged = {name: values.mean(dim=0) for name, values in columns.items()}
-        averaged["largest"] = columns["largest"].amax(dim=0)
+        averaged |= {name: columns[name].amax(dim=0) for name in ("largest", "masked_norm")}
+        norms = torch.cat(self.norms).amax(dim=0)
         samples = torch.cat(self.samples, dim=1)
         channels = ChannelFeatures(quantiles=_quantiles(samples), **averaged)
         return BlockFeatures(
@@ -269,6 +244,8 @@ class _Tally:
             down_f=self.down_f,
             masked_by_default=self.down_f <= DEEP,
             histogram=self.histogram / self.histogram.sum(),
+            norms=norms[:-1],
+            largest_norm=float(norms[-1]),
             rank_by_outliers=_rank(channels),
         )
 
@@ -283,6 +260,13 @@ def _subsample(maps: Tensor) -> Tensor:
     stride = math.ceil(maps.shape[-2] * maps.shape[-1] / POSITIONS)
     stride += 1 - stride % 2  # odd, so that it does not stay in some columns of maps whose sides are even
     return maps.float().flatten(2)[..., ::stride].transpose(0, 1).flatten(1)
+
+
+def _upper_quantiles(ordered: Tensor) -> Tensor:
+    """What `NORM_SHARES` of each ascending row exceed, and its largest: (B, n) → (B, shares + 1)."""
+    last = ordered.shape[1] - 1
+    ranks = [round((1 - share) * last) for share in NORM_SHARES]
+    return ordered[:, [*ranks, last]]
 
 
 def _quantiles(samples: Tensor) -> Tensor:

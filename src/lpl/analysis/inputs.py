@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..autoencoders import TAEF2, Autoencoder, DecoderFeatures
 from ..config import DataConfig
-from ..data import ImageSource, UnreadableImage, crop_and_resize, open_images, seeded_generator
+from ..data import PHOTOGRAPHS, ImageSource, UnreadableImage, crop_and_resize, open_images, seeded_generator
 from ..errors import LplError
 
 DRAW_SEED = 0x5EE  # of the images that are looked at; not a setting, so that analyses see the same ones
@@ -73,7 +73,8 @@ def open_pictures(
 ) -> Pictures:
     """Reads images drawn at random from a source, the same ones every time: sources are often sorted by class.
 
-    A larger limit adds images to those of a smaller one.
+    A larger limit adds images to those of a smaller one. The bundled crops overlap, so theirs are drawn from one
+    photograph after the other: the first twelve show twelve photographs and are independent of each other.
 
     Args:
         source: "photographs", a folder, parquet files, tar shards or a hub name, as `data.source` of a recipe.
@@ -106,8 +107,8 @@ def _read(source: ImageSource, config: DataConfig, limit: int) -> Pictures:
     names: list[str] = []
     labels: list[int] = []
     skipped: list[str] = []
-    order: list[int] = torch.randperm(len(source), generator=seeded_generator(DRAW_SEED)).tolist()
-    for index in order[:limit]:
+    groups = len(PHOTOGRAPHS) if config.source == "photographs" else 1
+    for index in draw_order(len(source), groups)[:limit]:
         try:
             picture, label = source[index]
         except UnreadableImage as error:
@@ -130,6 +131,19 @@ def _read(source: ImageSource, config: DataConfig, limit: int) -> Pictures:
         tuple(source.classes),
         tuple(skipped),
     )
+
+
+def draw_order(count: int, groups: int = 1) -> list[int]:
+    """A random order of 0 … count − 1 that takes groups in turn, where index i is of group i mod `groups`.
+
+    Args:
+        count: number of images, a multiple of `groups`.
+        groups: how many groups of images there are.
+    """
+    size = count // groups
+    rows = [torch.randperm(size, generator=seeded_generator(DRAW_SEED, group)) for group in range(groups)]
+    order: list[int] = (torch.stack(rows) * groups + torch.arange(groups)[:, None]).T.flatten().tolist()
+    return order
 
 
 def check_resolution(autoencoder: Autoencoder, resolution: int) -> None:

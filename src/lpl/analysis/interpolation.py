@@ -20,41 +20,19 @@ from ..autoencoders import Autoencoder, DecoderFeatures
 from ..evaluation import Extractor, PatchSettings
 from ..evaluation.sliced_wasserstein import PatchSampler, compare_patches
 from ..losses.normalization import NormalizationName
-from .damage import DAMAGES, SSIM_WINDOW, mean_squared_error, psnr, ssim
+from .claims import Claim, check_claims
+from .damage import DAMAGES, mean_squared_error, psnr, ssim
 from .distances import Comparison, Maps, Masked, Masks, block_distances, depth_weights, down_factors, masks_of
-from .inputs import AnalysisError, Track, check_resolution, decoder_features, encode, untracked
+from .inputs import Track, check_resolution, decoder_features, encode, untracked
 from .statistics import Interval, bootstrap, discordant_shares, rank_correlations
+from .variants import SCALES, Variant, degrade, plan_variants
 
 Floats = npt.NDArray[np.float64]
-Method = Literal["pixel-bilinear", "latent-nearest", "latent-bilinear", "latent-bicubic"]
 Subset = Literal["all", "latent"]
 
-METHODS: tuple[Method, ...] = ("pixel-bilinear", "latent-nearest", "latent-bilinear", "latent-bicubic")
-SCALES = (1.3, 1.5, 2.0, 3.0, 4.0)
-SMALLEST = 2  # positions a side left of a latent: fewer have nothing to interpolate between
 NORMALIZATION_NAMES: tuple[NormalizationName, ...] = ("prediction", "target", "independent", "unit", "none")
 HIGHER_IS_BETTER = ("psnr", "ssim")
 ALL_BLOCKS = "all"  # stands for the sum over blocks with the depth weights ω_l, the loss itself
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way of shrinking and enlarging.
-
-    Attributes:
-        method: in pixels or latents, and the interpolation.
-        scale: s asked for.
-        side: pixels or latent positions a side after shrinking, the side over s, rounded.
-    """
-
-    method: Method
-    scale: float
-    side: int
-
-    @property
-    def name(self) -> str:
-        """For files and messages."""
-        return f"{self.method}-{self.scale:g}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +68,7 @@ class InterpolationStudy:
         damages: perceptual damage → float64 (N, V), higher is worse.
         set_distance: sliced Wasserstein distance (times 1000) of all N decoded images to their references, (V,).
         correlations: of every measure with every damage.
+        claims: the appendix's sentences about pairs of variants, counted.
         decoded: pictures of the first images by each variant, float32 (P, V, 3, R, R).
         reference: what the unharmed latents decode to, float32 (P, 3, R, R).
         latent_variance: mean over channels of the latents' variance, the scale of the latent MSE.
@@ -100,61 +79,10 @@ class InterpolationStudy:
     damages: dict[str, Floats]
     set_distance: Floats
     correlations: tuple[Correlation, ...]
+    claims: tuple[Claim, ...]
     decoded: Tensor
     reference: Tensor
     latent_variance: float
-
-
-def plan_variants(
-    latent_side: int, resolution: int, scales: Sequence[float], methods: Sequence[Method] = METHODS
-) -> tuple[Variant, ...]:
-    """The variants to make, once every scale is known to make sense for images of this size.
-
-    Raises:
-        AnalysisError: no scale, a scale of 1 or less, one that leaves the latent as it is or fewer than 2 positions a
-            side, or images too small to be judged.
-    """
-    if not scales:
-        raise AnalysisError("scales: got none, takes numbers above 1, such as 1.5 2 4")
-    if resolution < SSIM_WINDOW:
-        raise AnalysisError(f"resolution: got {resolution}, structural similarity needs {SSIM_WINDOW} pixels or more")
-    for scale in scales:
-        _check_scale(scale, latent_side, resolution)
-    sides = {method: resolution if method == "pixel-bilinear" else latent_side for method in methods}
-    return tuple(Variant(method, scale, round(sides[method] / scale)) for method in methods for scale in scales)
-
-
-def _check_scale(scale: float, latent_side: int, resolution: int) -> None:
-    if not scale > 1:
-        raise AnalysisError(f"scales: got {scale:g}, takes numbers above 1: images are shrunk by 1/s")
-    shrunk, factor = round(latent_side / scale), resolution // latent_side
-    if shrunk < SMALLEST:
-        needed = int(np.ceil((SMALLEST - 0.5) * scale)) * factor
-        raise AnalysisError(
-            f"scales: images of {resolution}×{resolution} pixels are too small for s = {scale:g}: their latents, "
-            f"{latent_side}×{latent_side}, would keep {shrunk}×{shrunk} positions; take s of at most "
-            f"{latent_side / SMALLEST:g}, or images of about {needed} pixels a side"
-        )
-    if shrunk == latent_side:
-        raise AnalysisError(
-            f"scales: s = {scale:g} leaves latents of {latent_side}×{latent_side} as they are; take a larger s or "
-            "larger images"
-        )
-
-
-def shrink_and_enlarge(values: Tensor, side: int, mode: str) -> Tensor:
-    """Resizes (B, C, H, W) to side×side and back, with plain interpolation: corners not aligned, no antialiasing."""
-    options = {} if mode == "nearest" else {"align_corners": False}
-    small = F.interpolate(values, size=(side, side), mode=mode, **options)
-    return F.interpolate(small, size=values.shape[-2:], mode=mode, **options)
-
-
-def degrade(autoencoder: Autoencoder, images: Tensor, latents: Tensor, variant: Variant) -> Tensor:
-    """The latents of a variant, (B, C, h, w); images that were shrunk as pixels are encoded again."""
-    space, mode = variant.method.split("-")
-    if space == "pixel":
-        return autoencoder.encode(shrink_and_enlarge(images, variant.side, mode))[0]
-    return shrink_and_enlarge(latents, variant.side, mode)
 
 
 def study_interpolation(
@@ -178,7 +106,8 @@ def study_interpolation(
         images: (N, 3, R, R) in [−1, 1], at least 2.
         scales: s, each above 1.
         blocks: decoder blocks whose features to compare; all by default.
-        normalizations: of the features, as in `lpl.losses.NORMALIZATIONS`.
+        normalizations: of the features, as in `lpl.losses.NORMALIZATIONS`; the first one is held against the
+            appendix's claims.
         masked: blocks whose outliers Algorithm 1 masks.
         extractor: of features whose distance is one more damage.
         pictures: how many images' decodes to keep.
@@ -200,6 +129,9 @@ def study_interpolation(
         damages=damages,
         set_distance=np.array([judge.set_distance(sampler) for sampler in track(judge.samplers, "Comparing sets")]),
         correlations=tuple(correlate(variants, values, damages)),
+        claims=check_claims(
+            variants, values["latent_mse"], values[f"feature/{ALL_BLOCKS}/{normalizations[0]}"], damages
+        ),
         decoded=torch.cat(judge.decoded),
         reference=torch.cat(judge.references),
         latent_variance=float(torch.cat(judge.latents).var(dim=(0, 2, 3)).mean()),

@@ -16,7 +16,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from ..data import seeded_generator
 from .inputs import AnalysisError
 
-SHAPES: dict[str, tuple[int, int]] = {"tall": (48, 16), "square": (24, 24), "wide": (16, 48)}  # (image, latent) values
+SHAPES: dict[str, tuple[int, int]] = {"tall": (48, 16), "square": (24, 24), "wide": (8, 32)}  # (image, latent) values
 
 
 @dataclass(frozen=True)

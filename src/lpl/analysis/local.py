@@ -12,9 +12,11 @@ from torch import Tensor
 from ..autoencoders import Autoencoder
 from ..data import seeded_generator
 from .inputs import AnalysisError, Track, decode_map, untracked
-from .jacobian import LocalMetric, Map, Ritz, Sensitivities, channel_sensitivities, lanczos, second_moment
+from .jacobian import LocalMetric, Ritz, Sensitivities, channel_sensitivities, lanczos, second_moment
+from .predictors import Predictor
 
-SIGMAS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+SIGMAS = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+PREDICTION_SIGMAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0, 5.0, 9.0)
 TOLERANCES = (0.1, 0.5)  # relative errors of the linear approximation whose σ is reported
 
 
@@ -70,23 +72,34 @@ class MetricAt:
 
 @dataclass(frozen=True)
 class TaylorStudy:
-    """How well F(z0 + σn) ≈ F(z0) + σ J n holds, n ~ N(0, I).
+    """How well F(z0 + e) ≈ F(z0) + J e holds for errors e of the latent that grow.
 
     Attributes:
-        sigmas: σ, the standard deviation of the latent's error.
-        errors: ‖F(z0 + σn) − F(z0) − σJn‖ / ‖F(z0 + σn) − F(z0)‖, float64 (N, S), each a mean over draws.
+        sigmas: of white noise e = σn the standard deviation; of a prediction's error e = ẑ0 − z0 the noise σ_t.
+        errors: ‖F(z0 + e) − F(z0) − Je‖ / ‖F(z0 + e) − F(z0)‖, float64 (N, S), each a mean over draws.
         crossings: tolerance → σ at which the mean error passes it, None where it does not within the range.
+        latent_errors: root mean square of e, (S,); σ itself for white noise.
+        predictor: what predicted ẑ0; empty for white noise.
     """
 
     sigmas: tuple[float, ...]
     errors: np.ndarray
     crossings: dict[float, float | None]
+    latent_errors: np.ndarray
+    predictor: str = ""
+
+    def reached(self, tolerance: float, symbol: str) -> str:
+        """Where the mean error passes a tolerance, in words."""
+        sigma = self.crossings[tolerance]
+        if sigma is None:
+            return f"not reached by {symbol} = {self.sigmas[-1]:g}"
+        return f"at {symbol} {'≤' if sigma <= self.sigmas[0] else '='} {sigma:.2g}"
 
 
 def metric_at(
     autoencoder: Autoencoder,
     latent: Tensor,
-    steps: int = 60,
+    steps: int = 200,
     probes: int = 4,
     step_length: float = 0.1,
     seed: int = 0,
@@ -144,7 +157,7 @@ def study_taylor(
     seed: int = 0,
     track: Track = untracked,
 ) -> TaylorStudy:
-    """Compares the decoder with its linear approximation as the latent's error grows.
+    """Compares the decoder with its linear approximation, (13), as white noise on the latent grows.
 
     Args:
         autoencoder: to look at.
@@ -157,28 +170,68 @@ def study_taylor(
     Raises:
         AnalysisError: sigmas that are not positive and ascending.
     """
-    if not sigmas or min(sigmas) <= 0 or list(sigmas) != sorted(set(sigmas)):
-        raise AnalysisError(f"sigmas: got {list(sigmas)}, takes positive numbers in ascending order")
+    _check_sigmas(sigmas)
     decode = decode_map(autoencoder)
     errors = np.zeros((len(latents), len(sigmas)))
     jobs = [(index, draw) for index in range(len(latents)) for draw in range(draws)]
     for index, draw in track(jobs, "Linear approximation"):
         direction = torch.randn(latents[:1].shape, generator=seeded_generator(seed, index, draw)).to(latents)
-        errors[index] += linearisation_errors(decode, latents[index : index + 1], direction, sigmas) / draws
+        metric = LocalMetric(decode, latents[index : index + 1])
+        slope = metric.push(direction)
+        errors[index] += [linearisation_error(metric, sigma * direction, sigma * slope) for sigma in sigmas]
+    return _taylor(sigmas, errors / draws, np.array(sigmas), "")
+
+
+def study_predictions(
+    autoencoder: Autoencoder,
+    latents: Tensor,
+    predictor: Predictor,
+    sigmas: Sequence[float] = PREDICTION_SIGMAS,
+    seed: int = 0,
+    track: Track = untracked,
+) -> TaylorStudy:
+    """The same for the errors that training sees, ẑ0 − z0 at noise σ_t: up to which σ_t do (13) and (14) hold?
+
+    Args:
+        autoencoder: to look at.
+        latents: z0, (N, C, h, w).
+        predictor: gives ẑ0.
+        sigmas: σ_t, positive, ascending.
+        seed: of the noise.
+        track: shows progress.
+
+    Raises:
+        AnalysisError: sigmas that are not positive and ascending.
+    """
+    _check_sigmas(sigmas)
+    decode = decode_map(autoencoder)
+    errors, squares = (np.zeros((len(latents), len(sigmas))) for _ in range(2))
+    for index in track(range(len(latents)), "Linear approximation at ẑ0"):
+        clean = latents[index : index + 1]
+        metric = LocalMetric(decode, clean)
+        noise = torch.randn(clean.shape, generator=seeded_generator(seed, index)).to(clean)
+        for column, sigma in enumerate(sigmas):
+            change = predictor(clean, noise, sigma, torch.tensor([index])) - clean
+            errors[index, column] = linearisation_error(metric, change, metric.push(change))
+            squares[index, column] = float(change.double().square().mean())
+    return _taylor(sigmas, errors, np.sqrt(squares.mean(axis=0)), predictor.name)
+
+
+@torch.no_grad()
+def linearisation_error(metric: LocalMetric, change: Tensor, linear: Tensor) -> float:
+    """‖F(z + e) − F(z) − Je‖ / ‖F(z + e) − F(z)‖ for one change e of z, given Je."""
+    actual = metric.function(metric.point + change) - metric.value
+    return float((actual - linear).norm() / actual.norm())
+
+
+def _check_sigmas(sigmas: Sequence[float]) -> None:
+    if not sigmas or min(sigmas) <= 0 or list(sigmas) != sorted(set(sigmas)):
+        raise AnalysisError(f"sigmas: got {list(sigmas)}, takes positive numbers in ascending order")
+
+
+def _taylor(sigmas: Sequence[float], errors: np.ndarray, latent_errors: np.ndarray, predictor: str) -> TaylorStudy:
     crossings = {tolerance: crossing(sigmas, errors.mean(axis=0), tolerance) for tolerance in TOLERANCES}
-    return TaylorStudy(tuple(sigmas), errors, crossings)
-
-
-def linearisation_errors(decode: Map, latent: Tensor, direction: Tensor, sigmas: Sequence[float]) -> np.ndarray:
-    """Relative error of F(z) + σ J n against F(z + σn), for each σ: float64 (S,)."""
-    metric = LocalMetric(decode, latent)
-    slope = metric.push(direction)
-    found = []
-    with torch.no_grad():
-        for sigma in sigmas:
-            change = metric.function(latent + sigma * direction) - metric.value
-            found.append(float((change - sigma * slope).norm() / change.norm()))
-    return np.array(found)
+    return TaylorStudy(tuple(sigmas), errors, crossings, latent_errors, predictor)
 
 
 def crossing(sigmas: Sequence[float], errors: np.ndarray, tolerance: float) -> float | None:

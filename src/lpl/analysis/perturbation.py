@@ -48,6 +48,14 @@ class ImagePerturbation:
     reference: Tensor
     pictures: Tensor
 
+    @property
+    def global_share(self) -> float:
+        """Share of the squared error of all positions together that lies outside their windows.
+
+        Positions that do next to nothing count for next to nothing, unlike in the mean of 1 − `local_share`.
+        """
+        return float(((1 - self.local_share) * self.error).sum() / self.error.sum())
+
 
 @dataclass(frozen=True)
 class PerturbationStudy:

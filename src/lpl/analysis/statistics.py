@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over images with its bootstrap confidence interval.
+    """A mean over images with its confidence interval.
 
     Attributes:
         mean: over images.
@@ -56,11 +56,19 @@ def bootstrap(values: Floats, level: float = 0.95, resamples: int = 2000, seed: 
         seed: of the resampling.
 
     Returns:
-        The interval; NaN throughout where no value is finite.
+        The interval; NaN throughout where no value is finite, at both ends where only one is.
     """
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
+    if len(finite) == 1:  # one image says nothing of how images differ
+        return Interval(float(finite[0]), float("nan"), float("nan"))
     chosen = np.random.default_rng(seed).integers(0, len(finite), size=(resamples, len(finite)))
     low, high = np.quantile(finite[chosen].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(finite.mean()), float(low), float(high))
+
+
+def share_interval(found: npt.NDArray[np.bool_], level: float = 0.95) -> Interval:
+    """Share of the images (N,) in which something was found, with Wilson's interval: 0 of N does not shrink it to 0."""
+    outcome = binomtest(int(found.sum()), len(found)).proportion_ci(level, method="wilson")
+    return Interval(float(found.mean()), float(outcome.low), float(outcome.high))

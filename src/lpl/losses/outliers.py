@@ -125,8 +125,8 @@ def find_outliers(
     windows = _odd_window(closing, down_f, round_up=False), _odd_window(opening, down_f, round_up=True)
     parts = []
     for selection in select_maps(features, beyond):
-        limits = (values[selection.index][None, :, None, None] for values in (lower, upper))
-        kept = _kept(selection.take(features), *limits, *windows).to(features.dtype)
+        low, high = (values[selection.index][None, :, None, None] for values in (lower, upper))
+        kept = _kept(selection.take(features), low, high, *windows).to(features.dtype)
         parts.append(OutlierMaps(selection, kept, count_ones(kept)[0]))
     return Outliers(features.shape, tuple(parts), features.device)
 

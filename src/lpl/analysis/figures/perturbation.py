@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
 from ..perturbation import ImagePerturbation, PerturbationStudy, Position
-from .style import COLOURS, QUIET, pixels, show, step_colour, styled
+from .style import COLOURS, QUIET, number, pixels, show, step_colour, styled
 
 GAIN = 5.0  # by which difference pictures are magnified
 
@@ -34,39 +34,79 @@ def difference_picture(image: ImagePerturbation, index: int, gain: float = GAIN)
 def figure_12(study: PerturbationStudy) -> Figure:
     """A row an image: picture, error by position, share outside the window, and the worst and the mildest position."""
     rows = len(study.images)
-    figure = Figure(figsize=(10.4, 1.62 * rows + 0.45))
+    figure = Figure(figsize=(10.4, 1.5 * rows + 0.55))
     grid = figure.subplots(rows, 7, squeeze=False)
     norm = _shared_norm(study)
     for axes, image in zip(grid, study.images, strict=True):
         _image_row(figure, axes, study, image, norm)
     titles = ("decoded", "error by position", "share far away", "worst position", f"change ×{GAIN:g}")
     for axes, title in zip(grid[0], (*titles, "mildest position", f"change ×{GAIN:g}"), strict=True):
-        axes.set_title(title, fontsize=8, fontweight="bold", loc="center", pad=4)
+        axes.annotate(title, (0.5, 1.14), xycoords="axes fraction", ha="center", fontsize=8, fontweight="bold")
+    figure.supxlabel(_caption(study), fontsize=7.5, color=QUIET)
     return figure
 
 
-def _shared_norm(study: PerturbationStudy) -> LogNorm:
+def _caption(study: PerturbationStudy) -> str:
+    return (
+        "Error: mean squared change of the picture, values in [−1, 1], by where the noise went. Solid: the position; "
+        f"dotted: within {study.window_radius}, beyond is far away."
+    )
+
+
+def _shared_norm(study: PerturbationStudy) -> Normalize:
+    """One colour scale for all images, logarithmic where errors span a decade."""
     errors = torch.cat([image.error for image in study.images]).clamp_min(1e-12)
-    return LogNorm(float(errors.min()), float(errors.max()) * 1.0001)
+    low, high = float(errors.min()), float(errors.max()) * 1.0001
+    return LogNorm(low, high) if high > 10 * low else Normalize(0.0, high)
 
 
 def _image_row(
-    figure: Figure, axes: np.ndarray, study: PerturbationStudy, image: ImagePerturbation, norm: LogNorm
+    figure: Figure, axes: np.ndarray, study: PerturbationStudy, image: ImagePerturbation, norm: Normalize
 ) -> None:
-    show(axes[0], pixels(image.reference))
+    show(axes[0], pixels(image.reference), " ")
     error = show(axes[1], position_map(study, image.error), cmap="magma", norm=norm)
-    bar = figure.colorbar(error, ax=axes[1], fraction=0.046, pad=0.02)
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    ticks = None if isinstance(norm, LogNorm) else _powers()
+    figure.colorbar(error, ax=axes[1], fraction=0.046, pad=0.02, format=ticks)
     beyond = show(axes[2], position_map(study, 1 - image.local_share), cmap="viridis", vmin=0, vmax=1)
-    figure.colorbar(beyond, ax=axes[2], fraction=0.046, pad=0.02)
+    figure.colorbar(beyond, ax=axes[2], fraction=0.046, pad=0.02, format=PercentFormatter(1.0))
     for column, index in ((3, int(image.error.argmax())), (5, int(image.error.argmin()))):
-        show(axes[column], pixels(image.pictures[index].float() / 127.5 - 1))
-        show(axes[column + 1], pixels(difference_picture(image, index)))
-        position = study.positions[index]
-        label = f"{position}: {float(image.error[index]):.2g}, {1 - float(image.local_share[index]):.0%} far away"
-        axes[column].text(0.5, -0.04, label, transform=axes[column].transAxes, ha="center", va="top", fontsize=6.5)
-        for panel in (axes[column], axes[column + 1]):
-            _mark(panel, study, position, image.reference.shape[-1])
+        _position_panels(axes[column], axes[column + 1], study, image, index)
+
+
+def _powers() -> ScalarFormatter:
+    """Ticks with a common power of ten above them."""
+    formatter = ScalarFormatter(useMathText=True)
+    formatter.set_powerlimits((-2, 2))
+    return formatter
+
+
+@styled
+def worst_figure(study: PerturbationStudy, count: int = 6) -> Figure:
+    """The worst positions of each image: what the latent with noise decodes to, and below it the change."""
+    count = min(count, len(study.positions))
+    rows = 2 * len(study.images)
+    figure = Figure(figsize=(1.45 * (count + 1), 1.52 * rows + 0.35))
+    grid = figure.subplots(rows, count + 1, squeeze=False)
+    for index, image in enumerate(study.images):
+        above, below = grid[2 * index], grid[2 * index + 1]
+        show(above[0], pixels(image.reference), "decoded, no noise")
+        below[0].set_visible(False)
+        worst = image.error.argsort(descending=True)[:count].tolist()
+        for decode, change, position in zip(above[1:], below[1:], worst, strict=True):
+            _position_panels(decode, change, study, image, position)
+    figure.supxlabel(f"Below each decode its change ×{GAIN:g}. {_caption(study)}", fontsize=7.5, color=QUIET)
+    return figure
+
+
+def _position_panels(
+    decode: Axes, change: Axes, study: PerturbationStudy, image: ImagePerturbation, index: int
+) -> None:
+    position = study.positions[index]
+    far = 1 - float(image.local_share[index])
+    show(decode, pixels(image.pictures[index].float() / 127.5 - 1), f"{position}: {number(float(image.error[index]))}")
+    show(change, pixels(difference_picture(image, index)), f"{far:.0%} far away")
+    for panel in (decode, change):
+        _mark(panel, study, position, image.reference.shape[-1])
 
 
 def _mark(axes: Axes, study: PerturbationStudy, position: Position, resolution: int) -> None:
@@ -82,7 +122,7 @@ def _mark(axes: Axes, study: PerturbationStudy, position: Position, resolution: 
 @styled
 def locality_figure(study: PerturbationStudy) -> Figure:
     """How much of the error lies within r positions, and how unevenly positions cause it."""
-    figure = Figure(figsize=(7.2, 2.8))
+    figure = Figure(figsize=(7.6, 2.9))
     near, uneven = figure.subplots(1, 2)
     for index, image in enumerate(study.images):
         colour = step_colour(index, len(study.images))
@@ -94,9 +134,19 @@ def locality_figure(study: PerturbationStudy) -> Figure:
         ordered = image.error.sort(descending=True).values
         uneven.plot(np.linspace(0, 100, len(ordered)), ordered / ordered.median(), color=colour)
     near.axvline(study.window_radius, color=QUIET, linewidth=0.8, linestyle=":")
-    near.set(xlabel="radius r in latent positions", ylabel="share of the squared error within", ylim=(0, 1.02))
+    near.set(xlabel="radius r in latent positions (dotted: local)", ylabel="share of the squared error within")
+    near.set_ylim(0, 1.02)
+    near.yaxis.set_major_formatter(PercentFormatter(1.0))
+    near.xaxis.set_major_locator(MaxNLocator(integer=True))
     near.set_title("Near and far: mean, 5th to 95th percentile")
     near.legend(loc="lower right")
-    uneven.set(xlabel="positions, worst first (%)", ylabel="error over the median position's", yscale="log")
-    uneven.set_title("Some positions matter more")
+    uneven.axhline(1, color=QUIET, linewidth=0.8, linestyle=":")
+    uneven.set(xlabel="positions, worst first (%)", ylabel="error over the median position's")
+    low, high = uneven.get_ylim()
+    if high > 10 * max(low, 1e-12):
+        uneven.set_yscale("log")
+        uneven.yaxis.set_major_formatter("{x:g}")
+    else:
+        uneven.set_ylim(bottom=0)
+    uneven.set_title("How unevenly positions matter")
     return figure

@@ -84,3 +84,8 @@ def step_colour(index: int, count: int) -> str:
     """The colour of one of several things in an order, from first to last."""
     position = index / max(count - 1, 1) * (len(STEPS) - 1)
     return STEPS[round(position)]
+
+
+def number(value: float) -> str:
+    """A number to two significant digits, with a proper minus sign."""
+    return f"{value:.2g}".replace("-", "−")

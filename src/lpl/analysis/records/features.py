@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ...autoencoders import DecoderFeatures
 from ...losses import outlier_mask
-from ..features import HISTOGRAM_EDGES, MASK_DEFAULTS, QUANTILES, BlockFeatures, FeatureStudy
+from ..features import HISTOGRAM_EDGES, NORM_SHARES, QUANTILES, BlockFeatures, FeatureStudy
 from ..figures.features import distributions_figure, figure_13, sweep_figure
 from ..inputs import AnalysisError, Pictures
+from ..maps import MASK_DEFAULTS
 from ..output import AnalysisFolder, sprite
 from .common import Rows, grey_picture, save_originals
 
@@ -128,6 +129,7 @@ def _results(study: FeatureStudy) -> dict[str, Any]:
     return {
         "quantile_levels": QUANTILES,
         "histogram_edges": HISTOGRAM_EDGES,
+        "norm_shares": NORM_SHARES,
         "mask_defaults": MASK_DEFAULTS,
         "blocks": {name: _block_entry(block) for name, block in study.blocks.items()},
         "sweeps": {
@@ -160,5 +162,7 @@ def _block_entry(block: BlockFeatures) -> dict[str, Any]:
         "weak_channels": block.weak,
         "rank_by_outliers": block.rank_by_outliers,
         "histogram": block.histogram,
+        "norms": block.norms,
+        "largest_norm": block.largest_norm,
         "channels": {name: np.asarray(values) for name, values in vars(channels).items()},
     }

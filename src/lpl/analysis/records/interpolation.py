@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from ..claims import Claim
 from ..figures.interpolation import (
     DAMAGE_LABELS,
     MEASURE_LABELS,
@@ -55,6 +56,7 @@ def _results(study: InterpolationStudy) -> dict[str, Any]:
         },
         "set_sliced_wasserstein": study.set_distance,
         "correlations": [_correlation(entry) for entry in study.correlations],
+        "claims": [_claim(entry) for entry in study.claims],
     }
 
 
@@ -67,4 +69,15 @@ def _correlation(entry: Correlation) -> dict[str, Any]:
         "discordant": interval(entry.discordant),
         "advantage_over_latent_mse": interval(entry.advantage),
         "per_image": entry.per_image,
+    }
+
+
+def _claim(entry: Claim) -> dict[str, Any]:
+    return {
+        "better": entry.better.name,
+        "worse": entry.worse.name,
+        "higher_mse": interval(entry.higher_mse),
+        "less_damage": {name: interval(value) for name, value in entry.less_damage.items()},
+        "contradicted": {name: interval(value) for name, value in entry.contradicted.items()},
+        "by_features": {name: interval(value) for name, value in entry.by_features.items()},
     }

@@ -23,6 +23,7 @@ def record_linear(
     checks: Sequence[LinearCheck],
     metrics: Sequence[MetricAt],
     taylor: TaylorStudy,
+    predictions: TaylorStudy,
     pictures: Pictures,
     latents: Tensor,
     step_length: float,
@@ -33,7 +34,8 @@ def record_linear(
         folder: to write into.
         checks: of the equations.
         metrics: at the first latents.
-        taylor: how far the linear approximation holds.
+        taylor: how far the linear approximation holds for white noise.
+        predictions: the same for the errors of ẑ0.
         pictures: the images.
         latents: theirs, (N, C, h, w).
         step_length: of the steps shown, as a share of the latent's norm.
@@ -41,7 +43,7 @@ def record_linear(
     folder.save_figure("equations", equations_figure(checks))
     folder.save_figure("metric", metric_figure(metrics))
     folder.save_figure("directions", directions_figure(metrics, step_length))
-    folder.save_figure("taylor", taylor_figure(taylor))
+    folder.save_figure("taylor", taylor_figure(taylor, predictions))
     rows = save_originals(folder, pictures, len(metrics))
     for index, (row, metric) in enumerate(zip(rows, metrics, strict=False)):
         base = f"images/{index:03d}"
@@ -53,12 +55,18 @@ def record_linear(
         "equations": [_check_entry(check) for check in checks],
         "channels": _channels(metrics, latents),
         "step_length": step_length,
-        "taylor": {
-            "sigmas": taylor.sigmas,
-            "errors": taylor.errors,
-            "mean": taylor.errors.mean(axis=0),
-            "sigma_at": {f"{tolerance:g}": sigma for tolerance, sigma in taylor.crossings.items()},
-        },
+        "taylor": _taylor_entry(taylor),
+        "taylor_of_predictions": _taylor_entry(predictions) | {"predictor": predictions.predictor},
+    }
+
+
+def _taylor_entry(study: TaylorStudy) -> dict[str, Any]:
+    return {
+        "sigmas": study.sigmas,
+        "latent_errors": study.latent_errors,
+        "errors": study.errors,
+        "mean": study.errors.mean(axis=0),
+        "sigma_at": {f"{tolerance:g}": sigma for tolerance, sigma in study.crossings.items()},
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...data import to_pil
-from ..figures.perturbation import GAIN, difference_picture, figure_12, locality_figure
+from ..figures.perturbation import GAIN, difference_picture, figure_12, locality_figure, worst_figure
 from ..inputs import Pictures
 from ..output import AnalysisFolder, sprite
 from ..perturbation import LEVELS, ImagePerturbation, PerturbationStudy, radius_of
@@ -23,6 +23,7 @@ def record_perturbation(
 ) -> tuple[Rows, dict[str, Any]]:
     """Draws the figures, writes the pictures, and returns the JSON file's `images` and `results`."""
     folder.save_figure("figure-12", figure_12(study))
+    folder.save_figure("worst-positions", worst_figure(study, SHOWN))
     folder.save_figure("locality", locality_figure(study))
     rows = save_originals(folder, pictures, len(study.images))
     for index, (row, image) in enumerate(zip(rows, study.images, strict=True)):
@@ -100,6 +101,7 @@ def _results(study: PerturbationStudy) -> dict[str, Any]:
         },
         "local_share": float(shares[:, study.window_radius].mean()),
         "global_share": 1 - float(shares[:, study.window_radius].mean()),
+        "global_share_of_error": [image.global_share for image in study.images],
         "worst_over_median": [float(error.max() / error.median()) for error in errors],
         "explained_by": {name: interval(value) for name, value in study.explained_by.items()},
     }
