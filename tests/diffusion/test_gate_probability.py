@@ -6,7 +6,11 @@ import torch
 from lpl.diffusion import DDPM, FlowOT
 
 
-@pytest.mark.parametrize("path", [DDPM(), DDPM(num_timesteps=50), FlowOT(), FlowOT(0.5, 1.5)], ids=["ddpm", "ddpm-50", "flow", "flow-shifted"])
+@pytest.mark.parametrize(
+    "path",
+    [DDPM(), DDPM(num_timesteps=50), FlowOT(), FlowOT(0.5, 1.5)],
+    ids=["ddpm", "ddpm-50", "flow", "flow-shifted"],
+)
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 3.0, 20.0])
 def test_probability_is_the_share_of_drawn_times(path, sigma):
     times = path.sample_timesteps(200_000, torch.Generator().manual_seed(0))
