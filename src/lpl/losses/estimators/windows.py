@@ -139,8 +139,9 @@ class RandomWindows(Estimator):
         loss: Any = copy.copy(self.loss)
         loss._modules = {**self.loss._modules, "features": CutFeatures(self.loss.features, rows, columns)}
         terms = loss(prediction[crop], target[crop], sigma, return_terms=True)
-        area = (rows.stop - rows.start) * (columns.stop - columns.start)
-        return scaled(terms, area / prediction[0, 0].numel() if self.loss.reduction == "mean" else 1.0)
+        height, width = prediction.shape[-2:]
+        share = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+        return scaled(terms, share if self.loss.reduction == "mean" else 1.0)
 
     def _probabilities(
         self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None, windows: list[tuple[Span, Span]]
