@@ -137,14 +137,14 @@ def _positive_copy(features: DecoderFeatures) -> DecoderFeatures:
             # The mean over inputs: a pulse fades by no more than the activations make it fade.
             value = 1.0 if parameter.ndim == 1 else 1.0 / parameter.shape[1]
             parameter.fill_(0.0 if name == "bias" else value)
-    for path, _ in _global_modules(probe.decoder):
-        _replace(probe.decoder, path, _Identity())
-    for path, module in list(probe.decoder.named_modules()):
+    for _, module in _global_modules(probe.decoder):
+        module.forward = _unchanged  # type: ignore[method-assign]
+    for module in probe.decoder.modules():
         # Both are local, but would give a background that is not zero.
         if isinstance(module, nn.BatchNorm2d):
-            _replace(probe.decoder, path, _Identity())
+            module.forward = _unchanged  # type: ignore[method-assign]
         elif type(module).__name__ == "VectorQuantizer":
-            _replace(probe.decoder, path, _Unquantized())
+            module.forward = _unquantized
     return probe
 
 
@@ -168,11 +168,6 @@ def _global_modules(decoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, module
 
 
-def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
-
-
 def _input_channels(decoder: nn.Module) -> int:
     """Of the first convolution or linear layer, for modules whose configuration does not say."""
     for module in decoder.modules():
@@ -181,15 +176,11 @@ def _input_channels(decoder: nn.Module) -> int:
     raise ValueError("features: the decoder has no convolution, so that its number of channels is not known")
 
 
-class _Identity(nn.Module):
-    """Returns its first argument, whatever else it is called with."""
-
-    def forward(self, input: Tensor, *arguments: Any, **named: Any) -> Tensor:
-        return input
+def _unchanged(input: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    """In the place of a normalisation or an attention, whatever else it is called with."""
+    return input
 
 
-class _Unquantized(nn.Module):
-    """In a codebook's place: the latents as they are."""
-
-    def forward(self, input: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, None, None]:
-        return input, None, None
+def _unquantized(input: Tensor) -> tuple[Tensor, None, None]:
+    """In the place of a codebook."""
+    return input, None, None
