@@ -26,6 +26,22 @@ class PerceptualTermConfig(Section):
     sigma_threshold: PositiveFloat | None = None  # τ_σ: samples with more noise are left out; None: no gate
 
 
+class EstimatorConfig(Section):
+    """Cheaper estimates of the latent perceptual loss, see `lpl.losses.estimators`; what is set here is combined."""
+
+    every: PositiveInt = 1  # computed at one step in so many, and multiplied by that number
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the samples that pass the gate, drawn and reweighted
+    importance: Literal["uniform", "error", "sigma"] = "uniform"  # what samples and windows are drawn in proportion to
+    window: PositiveInt | None = None  # side of a random window in latent positions; None: the whole latent
+    margin: NonNegativeInt | None = None  # decoded around the window; None: the decoder's receptive field
+
+    @model_validator(mode="after")
+    def _importance_of_windows(self) -> EstimatorConfig:
+        if self.window is not None and self.importance == "sigma":
+            raise ValueError("importance=sigma: all windows of a sample have the same σ_t; takes uniform or error here")
+        return self
+
+
 class PerceptualConfig(PerceptualTermConfig):
     """The latent perceptual loss; the names are those of `LatentPerceptualLoss`."""
 
@@ -38,6 +54,8 @@ class PerceptualConfig(PerceptualTermConfig):
     reduction: Literal["mean", "sum"] = "mean"
     variance_floor: Annotated[float, Field(ge=0, lt=1)] = 1e-3  # of the mean variance of a block's channels
     precision: Literal["float32", "bfloat16"] = "float32"  # in which the decoder's blocks run
+    micro_batch: PositiveInt | None = None  # samples whose features are held at once; None: all that pass the gate
+    estimator: EstimatorConfig = EstimatorConfig()
 
 
 class LatentClassifierConfig(Section):

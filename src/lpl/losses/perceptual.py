@@ -21,6 +21,7 @@ from ..autoencoders.features import DecoderFeatures
 from ..autoencoders.scaling import LatentScaling
 from ..diffusion.schedulers import predicted_latent
 from .distance import squared_distance
+from .gate import check_threshold, nothing_passed, over_batch, passing, refuse_nan
 from .normalization import NORMALIZATIONS, VARIANCE_FLOOR, NormalizationName
 from .outliers import Outliers, find_outliers
 from .streaming import HandedBack, gradient_of
@@ -134,8 +135,7 @@ class LatentPerceptualLoss(nn.Module):
         _check_choice("normalization", normalization, NORMALIZATIONS)
         _check_choice("outliers", outliers, ("deep", "all", "none"))
         _check_choice("reduction", reduction, ("mean", "sum"))
-        if sigma_threshold is not None and not sigma_threshold > 0:
-            raise ValueError(f"sigma_threshold: got {sigma_threshold}, takes a positive number, or None for no gate")
+        check_threshold(sigma_threshold)
         if not 0 <= variance_floor < 1:
             raise ValueError(f"variance_floor: got {variance_floor}, takes a number from 0 to below 1")
         if micro_batch is not None and micro_batch < 1:
@@ -178,10 +178,10 @@ class LatentPerceptualLoss(nn.Module):
                 latent that passes the gate and holds NaN.
         """
         self._check(prediction, target)
-        passed = self._gate(sigma, prediction)
+        passed = passing(sigma, self.sigma_threshold, prediction)
         prediction_passed, target_passed = prediction[passed], target[passed].detach()
-        _refuse_nan("prediction", prediction_passed)
-        _refuse_nan("target", target_passed)
+        refuse_nan("prediction", prediction_passed)
+        refuse_nan("target", target_passed)
         if len(passed) == 0:
             terms = self._empty(prediction)
         else:
@@ -250,22 +250,6 @@ class LatentPerceptualLoss(nn.Module):
             return max(value.shape[-2] for value in features.values())
         return latents.shape[-2] * self.features.scaling.patch * self.features.upscaling
 
-    def _gate(self, sigma: Tensor | float | None, prediction: Tensor) -> Tensor:
-        """Indices of the samples with σ_t ≤ τ_σ."""
-        everything = torch.arange(len(prediction), device=prediction.device)
-        if self.sigma_threshold is None:
-            return everything
-        if sigma is None:
-            raise ValueError("sigma: missing; pass σ_t of each sample, or set sigma_threshold=None for no gate")
-        sigma = torch.as_tensor(sigma, device=prediction.device)
-        if sigma.numel() == 1:
-            sigma = sigma.reshape(1).expand(len(prediction))
-        if sigma.numel() != len(prediction):
-            raise ValueError(
-                f"sigma: got shape {tuple(sigma.shape)}, takes one number for each of {len(prediction)} samples"
-            )
-        return everything[sigma.reshape(-1) <= self.sigma_threshold]
-
     def _check(self, prediction: Tensor, target: Tensor) -> None:
         self.features.check_latents(prediction, "prediction")
         self.features.check_latents(target, "target")
@@ -275,11 +259,8 @@ class LatentPerceptualLoss(nn.Module):
             )
 
     def _empty(self, prediction: Tensor) -> PerceptualTerms:
-        """Zero, still part of the graph so that a distributed backward finds what it waits for."""
-        precision = torch.promote_types(prediction.dtype, torch.float32)
-        zero = prediction[:0].to(precision).sum()
-        zeros = {name: torch.zeros_like(zero.detach()) for name in self.features.blocks}
-        return PerceptualTerms(zero, zeros, dict(zeros), 0, zero.detach().expand(len(prediction)))
+        terms = nothing_passed(prediction, self.features.blocks)
+        return PerceptualTerms(terms.loss, terms.layers, dict(terms.layers), 0, terms.per_sample)
 
     def extra_repr(self) -> str:
         """The options, for `print(loss)`."""
@@ -293,19 +274,14 @@ class LatentPerceptualLoss(nn.Module):
 
 def _over_batch(compared: _Compared, passed: Tensor, batch_size: int) -> PerceptualTerms:
     """Means over the whole batch, in which samples that did not pass count zero."""
-    per_sample = compared.per_sample.new_zeros(batch_size).index_copy(0, passed, compared.per_sample)
+    loss, per_sample = over_batch(compared.per_sample, passed, batch_size)
     return PerceptualTerms(
-        loss=per_sample.sum() / batch_size,
+        loss=loss,
         blocks={name: value.detach().sum() / batch_size for name, value in compared.blocks.items()},
         outlier_share=compared.outlier_share,
         passed=len(passed),
-        per_sample=per_sample.detach(),
+        per_sample=per_sample,
     )
-
-
-def _refuse_nan(name: str, latents: Tensor) -> None:
-    if bool(torch.isnan(latents).any()):
-        raise ValueError(f"{name}: holds NaN in {int(torch.isnan(latents).flatten(1).any(1).sum())} of the samples")
 
 
 def _check_choice(name: str, value: Any, allowed: Any) -> None:
