@@ -65,9 +65,10 @@ def test_a_few_samples_at_a_time(autoencoder) -> None:
     assert value(term_of(autoencoder, micro_batch=2), 0) == pytest.approx(value(term_of(autoencoder), 0), rel=1e-6)
 
 
-def test_a_resumed_run_draws_what_one_that_went_on_would(tiny_recipe, monkeypatch) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_a_resumed_run_draws_what_one_that_went_on_would(tiny_recipe) -> None:
     perceptual = {"weight": 0.1, "estimator": {"every": 2, "fraction": 0.5}}
-    settings = {"objective__perceptual": perceptual, "training__checkpoint_every": 3}
+    settings = {"objective__perceptual": perceptual, "training__checkpoint_every": 3, "training__log_every": 1}
     whole = train(tiny_recipe("whole", training__steps=6, **settings))
     train(tiny_recipe("parts", training__steps=3, **settings))
     parts = train(tiny_recipe("parts", training__steps=6, **settings))
