@@ -119,9 +119,9 @@ def test_counting_decides_as_order_statistics_do(data, seed, size, power, shift,
 def test_order_statistics_are_taken_of_suspects_alone(monkeypatch) -> None:
     ranked = []
 
-    def counted(maps: torch.Tensor, rank: int, margin: torch.Tensor) -> torch.Tensor:
+    def counted(maps: torch.Tensor, *known) -> torch.Tensor:
         ranked.append(maps.shape[1])
-        return threshold_above(maps, rank, margin)
+        return threshold_above(maps, *known)
 
     monkeypatch.setattr(module, "threshold_above", counted)
     features = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -155,12 +155,11 @@ def _thresholds(features: Tensor, quantile: float, offset: float) -> tuple[Tenso
     varies = highest != lowest  # a constant map has no outlier
     upper, lower = torch.full_like(highest, torch.inf), torch.full_like(lowest, -torch.inf)
     for selection in select_maps(features, varies & (doubtful | (near_top <= positions - high_rank))):
-        found = threshold_above(selection.take(features), high_rank, margin[selection.index])
-        upper[selection.index] = found
+        known = (values[selection.index] for values in (margin, lowest, highest))
+        upper[selection.index] = threshold_above(selection.take(features), high_rank, *known)
     for selection in select_maps(features, varies & (doubtful | (near_bottom < low_rank))):
-        mirrored = -selection.take(features)
-        found = threshold_above(mirrored, positions + 1 - low_rank, margin[selection.index])
-        lower[selection.index] = -found
+        known = (values[selection.index] for values in (margin, -highest, -lowest))
+        lower[selection.index] = -threshold_above(-selection.take(features), positions + 1 - low_rank, *known)
     # Written so that maps that hold NaN, which no threshold bounds, count among those that have outliers.
     return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .maps import select_maps
-from .moments import count_where, extremes, wide_type
+from .moments import count_where, wide_type
 
 PROBES = 256  # positions that the first bracket is drawn from
 HALVINGS = 3  # of the brackets between two looks at which of them are settled
@@ -21,13 +21,15 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
-def threshold_above(maps: Tensor, rank: int, margin: Tensor) -> Tensor:
+def threshold_above(maps: Tensor, rank: int, margin: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
     """A number t for each map such that x > t for those values that exceed q + margin, q being the `rank`-th smallest.
 
     Args:
         maps: (1, K, H, W), floating point.
         rank: from 1 to H·W.
         margin: (K,), in float32 at least, ≥ 0.
+        lowest: the smallest value of each map, (K,).
+        highest: the largest.
 
     Returns:
         (K,), of the maps' type; NaN where a map holds NaN.
@@ -37,7 +39,7 @@ def threshold_above(maps: Tensor, rank: int, margin: Tensor) -> Tensor:
         return _raised(value, margin)
     result = maps.new_empty(maps.shape[1])
     numbers = torch.arange(maps.shape[1])  # of the maps that are not settled yet
-    low, high = _first_bracket(maps, rank)
+    low, high = _first_bracket(maps, rank, order_of(lowest), order_of(highest))
     for round_ in range(_INTEGERS[maps.element_size()].itemsize * 8):
         for _ in range(HALVINGS):
             low, high = _halved(maps, rank, low, high, by_value=round_ < 4)
@@ -53,9 +55,8 @@ def threshold_above(maps: Tensor, rank: int, margin: Tensor) -> Tensor:
     return result
 
 
-def _first_bracket(maps: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Bounds low ≤ q ≤ high as integers (K,): the extremes, drawn closer by the order statistics of some positions."""
-    low, high = (order_of(extreme)[0] for extreme in extremes(maps))
+def _first_bracket(maps: Tensor, rank: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds low ≤ q ≤ high, integers (K,), drawn closer by the order statistics of some positions."""
     height, width = maps.shape[-2:]
     stride = max(math.isqrt(height * width // PROBES), 1)
     if stride == 1:
