@@ -100,6 +100,17 @@ def train_latent_classifier(
         console.print(f"classifier: {folder} ({right})", soft_wrap=True)
 
 
+@app.command("distill-decoder")
+def distill_decoder(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Distil a tiny decoder of an autoencoder's latents, in which the perceptual loss costs a fraction."""
+    with explained():
+        from .training.tiny_decoder import train_tiny_decoder
+        from .training.tiny_decoder_recipe import TinyDecoderRecipe
+
+        loaded = load_recipe(recipe, overrides or [], TinyDecoderRecipe)
+        console.print(f"autoencoder: {train_tiny_decoder(loaded)}")
+
+
 @app.command()
 def sample(run: RunFolder, overrides: Overrides = None, name: SetName = "default") -> None:
     """Draw images from a run; KEY=VALUE are keys of the recipe's section sampling, such as guidance_scale=2."""

@@ -59,7 +59,7 @@ def test_margins_are_those_of_walking_through_the_convolutions(name: str) -> Non
 
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_a_latent_beyond_the_margin_changes_nothing(name: str) -> None:
-    """By the real decoder's own gradient, wherever nothing in it is global, and by its being wrong where something is."""
+    """By the real decoder's own gradient; where something in it is global, by the gradient reaching further."""
     features = DecoderFeatures(zoo.make(name).double())
     found = receptive_field(features)
     channels = features.scaling.channels or 32

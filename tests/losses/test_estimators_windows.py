@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import zoo
-from lpl import LatentPerceptualLoss
+from lpl import DecoderFeatures, LatentPerceptualLoss
 from lpl.losses.estimators import RandomWindows
 from lpl.losses.estimators.windows import spans
 
@@ -28,7 +28,9 @@ def local_decoder() -> nn.Module:
         parameter.data *= 3.0 if parameter.ndim > 1 else 1.0
     for block in model.decoder.modules():
         if hasattr(block, "fuse"):
-            block.fuse = nn.SiLU()  # no position is dead in every channel, which would make normalization="unit" infinite
+            block.fuse = (
+                nn.SiLU()
+            )  # no position is dead in every channel, which would make normalization="unit" infinite
     return model.double().eval()
 
 
@@ -108,15 +110,16 @@ class TestLocalDecoder:
         assert errors[0] > 1e-12
 
     def test_statistics_and_masks_are_the_windows_own(self) -> None:
-        """What is compared is the whole decode's features, cut, and then normalised and masked as a map of their own."""
+        """What is compared is the whole decode's features, cut, then normalised and masked as maps of their own."""
         options = {"outliers": "all", "normalization": "target"}
         exact = LatentPerceptualLoss(local_decoder(), **options)
         windows = RandomWindows(exact, window=12)
         prediction, target = latents(4, 24, 12)
         maps = [list(exact.features(values).values()) for values in (target, prediction)]
+        scaled = [list(zip(blocks, (1, 2, 4), strict=True)) for blocks in maps]
         by_hand = 0.0
-        for rows, _ in windows.windows(24, 12):
-            cut = [[block[..., rows.start * r : rows.stop * r, :] for block, r in zip(m, (1, 2, 4))] for m in maps]
+        for rows in (window.rows for window in windows.windows(24, 12)):
+            cut = [[block[..., rows.start * f : rows.stop * f, :] for block, f in blocks] for blocks in scaled]
             given = LatentPerceptualLoss(Given(cut), ["block0", "block1", "block2"], upscaling=4, **options)
             by_hand += given(prediction[..., :12, :], target[..., :12, :], 1.0).item() / 2
         assert expectation(windows, (prediction, target))[0].item() == pytest.approx(by_hand, rel=1e-10)
@@ -197,3 +200,72 @@ def test_refuses_what_it_cannot_do() -> None:
             RandomWindows(exact, **options)
     with pytest.raises(ValueError, match="loss: got RandomWindows, takes a LatentPerceptualLoss"):
         RandomWindows(RandomWindows(exact, window=4), window=4)
+
+
+class TestStatisticsOfTheTarget:
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    @pytest.mark.parametrize("normalization", ["target", "unit", "none"])
+    def test_is_unbiased_for_a_local_decoder(self, reduction: str, normalization: str) -> None:
+        """Channel statistics and masks are the whole target's, so that nothing of the loss depends on the window."""
+        options = {"normalization": normalization, "outliers": "all", "reduction": reduction}
+        exact = LatentPerceptualLoss(local_decoder(), **options)
+        prediction, target = latents(4, 12, 19, samples=3)
+        target[0, :, 5, 5] *= 8  # something to mask
+        pair, sigma = (prediction, target), torch.tensor([0.5, 7.0, 2.0])
+        terms = exact(*pair, sigma, return_terms=True)
+        assert sum(terms.outlier_share.values()) > 0
+        windows = RandomWindows(exact, window=7, statistics="target")
+        for own, other in zip(expectation(windows, pair, sigma), value_and_gradient(exact, pair, sigma), strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-12 * other.abs().max().item())
+
+    @pytest.mark.parametrize("name", ["stable_diffusion", "taef2"])
+    def test_group_norms_use_the_targets_statistics(self, name: str) -> None:
+        """With the whole latent as margin nothing is cut off; group norms are replayed by hooks, independently."""
+        model = zoo.make(name).double()
+        exact = LatentPerceptualLoss(model, normalization="none", outliers="none")
+        prediction, target = latents(exact.features.scaling.channels or 32, 6, 6)
+        statistics: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def replay(norm: nn.GroupNorm, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            grouped = inputs[0].reshape(len(output), norm.num_groups, -1)
+            if norm not in statistics:
+                statistics[norm] = grouped.mean(dim=2, keepdim=True), grouped.var(dim=2, correction=0, keepdim=True)
+            mean, variance = statistics[norm]
+            normalized = ((grouped - mean) / (variance + norm.eps).sqrt()).reshape(len(output), norm.num_channels, -1)
+            return (normalized * norm.weight[:, None] + norm.bias[:, None]).reshape(output.shape)
+
+        for module in model.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.register_forward_hook(replay)
+        plain = DecoderFeatures(model, lean=False)
+        expected = LatentPerceptualLoss(plain, normalization="none", outliers="none")
+        value, gradient = value_and_gradient(expected, (prediction, target))
+        windows = RandomWindows(exact, window=3, margin=6, statistics="target")
+        own_value, own_gradient = expectation(windows, (prediction, target))
+        assert own_value.item() == pytest.approx(value.item(), rel=1e-9)
+        torch.testing.assert_close(own_gradient, gradient, rtol=1e-7, atol=1e-9 * gradient.abs().max().item())
+        assert value.item() != pytest.approx(exact(prediction, target, 1.0).item(), rel=1e-3)
+
+    def test_a_perfect_prediction_has_neither_loss_nor_gradient(self) -> None:
+        exact = LatentPerceptualLoss(zoo.make("stable_diffusion").double(), normalization="target")
+        _, target = latents(4, 6, 6)
+        value, gradient = value_and_gradient(
+            RandomWindows(exact, window=3, margin=1, statistics="target"), (target, target)
+        )
+        assert value == 0
+        assert gradient.abs().max() == 0
+
+    def test_the_loss_itself_is_left_as_it_was(self) -> None:
+        exact = LatentPerceptualLoss(zoo.make("stable_diffusion"), normalization="target")
+        prediction, target = (value.float() for value in latents(4, 6, 6))
+        before, keys = exact(prediction, target, 1.0), set(exact.state_dict())
+        windows = RandomWindows(exact, window=3, margin=1, statistics="target")
+        windows(prediction, target, 1.0)
+        assert torch.equal(exact(prediction, target, 1.0), before)
+        assert {key.removeprefix("loss.") for key in windows.state_dict()} == keys | {"_extra_state"}
+        windows.double()
+        assert windows(prediction.double(), target.double(), 1.0).dtype == torch.float64
+
+    def test_refuses_the_predictions_statistics(self) -> None:
+        with pytest.raises(ValueError, match="statistics: 'target' can't give those of normalization='prediction'"):
+            RandomWindows(LatentPerceptualLoss(local_decoder()), window=4, statistics="target")

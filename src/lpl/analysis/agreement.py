@@ -1,4 +1,4 @@
-"""How well an estimator of a loss stands in for it: its gradient's direction, bias and variance, its time and memory."""
+"""How well an estimator stands in for a loss: its gradient's direction, bias and variance, its time and memory."""
 
 from __future__ import annotations
 
@@ -161,9 +161,7 @@ def _forward(loss: nn.Module, batch: Batch) -> tuple[Any, Tensor]:
 
 
 def _times(exact: nn.Module, estimator: nn.Module, batch: Batch, repeats: int) -> tuple[float, float]:
-    """Seconds of the estimator, mean over draws, and of the exact loss, median; interleaved, so that both see the same
-    machine.
-    """
+    """Seconds of the estimator, mean over draws, and of the exact loss, median; in turn, on the same machine."""
     own, others = [], []
     for step in range(-1, repeats):
         _set_step(estimator, max(step, 0))

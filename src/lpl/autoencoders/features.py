@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .blocks import DecoderLayout, known_autoencoders, layout_of
 from .lean import make_lean
+from .lean.modules import Lean
 from .scaling import LatentScaling, scaling_of
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
@@ -206,6 +207,27 @@ def frozen_copy(module: ModuleType) -> ModuleType:
     for buffer in module.buffers():
         shared[id(buffer)] = buffer.detach()
     return copy.deepcopy(module, shared).requires_grad_(False).eval()
+
+
+def plain_copy(features: DecoderFeatures) -> DecoderFeatures:
+    """A copy that computes as the original modules do, without lean ones, so that its modules may be replaced freely.
+
+    It shares the weights' memory, and stays apart from the original otherwise, hooks included.
+    """
+    copied: Any = copy.copy(features)
+    copied._modules = {"scaling": copy.deepcopy(features.scaling)}
+    decoder = features.decoder
+    if isinstance(decoder, HookedDecoder):
+        model = frozen_copy(decoder.model)
+        for name in decoder.names:
+            model.get_submodule(name)._forward_hooks.clear()  # they report to the original
+        copied.decoder = HookedDecoder(model, decoder.names)
+    else:
+        copied.decoder = frozen_copy(decoder)
+    for module in copied.decoder.modules():
+        if isinstance(module, Lean):
+            module.__class__ = module.plain  # type: ignore[assignment]
+    return copied
 
 
 def lay_channels_last(module: Any) -> None:

@@ -7,7 +7,6 @@ those out of the way.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .features import DecoderFeatures, HookedDecoder
-from .lean.modules import Lean
+from .features import DecoderFeatures, plain_copy
 
 FIRST_LENGTH = 65  # latent positions of the strip that is probed first
 LONGEST = 1025  # where even this strip is reached from end to end, the decoder is taken to be global
@@ -125,37 +123,21 @@ def _reach(changed: Tensor, length: int) -> int:
 
 def _positive_copy(features: DecoderFeatures) -> DecoderFeatures:
     """The decoder in float64 with positive weights and without its global modules, never differentiated."""
-    probe: Any = copy.copy(features)
-    probe._modules = dict(features._modules)
-    probe.scaling = copy.deepcopy(features.scaling)
+    probe = plain_copy(features)
     probe.scaling.mean, probe.scaling.std = torch.zeros_like(probe.scaling.mean), torch.ones_like(probe.scaling.std)
-    probe.decoder = _unhooked_copy(features.decoder).double()
-    for module in list(probe.decoder.modules()):
-        if isinstance(module, Lean):
-            module.__class__ = module.plain
+    for module in probe.decoder.modules():
         for name, parameter in module.named_parameters(recurse=False):
             # The mean over inputs: a pulse fades by no more than the activations make it fade.
-            value = 1.0 if parameter.ndim == 1 else 1.0 / parameter.shape[1]
-            parameter.fill_(0.0 if name == "bias" else value)
-    for _, module in _global_modules(probe.decoder):
-        module.forward = _unchanged  # type: ignore[method-assign]
-    for module in probe.decoder.modules():
+            value = 0.0 if name == "bias" else 1.0 if parameter.ndim == 1 else 1.0 / parameter.shape[1]
+            parameter.data = torch.full_like(parameter, value, dtype=torch.float64)
         # Both are local, but would give a background that is not zero.
         if isinstance(module, nn.BatchNorm2d):
             module.forward = _unchanged  # type: ignore[method-assign]
         elif type(module).__name__ == "VectorQuantizer":
             module.forward = _unquantized
+    for _, module in _global_modules(probe.decoder):
+        module.forward = _unchanged
     return probe
-
-
-def _unhooked_copy(decoder: nn.Module) -> nn.Module:
-    """A copy with weights of its own. Hooks of a watched decoder would report to the original; it gets new ones."""
-    if not isinstance(decoder, HookedDecoder):
-        return copy.deepcopy(decoder)
-    model = copy.deepcopy(decoder.model)
-    for name in decoder.names:
-        model.get_submodule(name)._forward_hooks.clear()
-    return HookedDecoder(model, decoder.names)
 
 
 def _global_modules(decoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -26,13 +26,15 @@ from ..data import DataError, ImageSource, UnreadableImage, crop_and_resize, ope
 from .autoencoder_recipe import AutoencoderRecipe
 from .autoencoder_run import AutoencoderRun, latent_statistics, learning_rate
 from .checkpoints import latest_checkpoint
-from .clock import StopSignals
+from .clock import StopSignals, TrainingClock
 from .crops import CropMemory
 from .display import TrainingDisplay, say
-from .metrics import MetricsLog
+from .ema import EMA
+from .metrics import MetricsLog, TermWindow
 from .reconstruction import psnr
 from .recorder import TrainingInterrupted
 from .run_folder import ResumeError, differences, hardware, peak_memory, timestamp, versions, write_text
+from .tiny_decoder_recipe import TinyDecoderRecipe
 
 STATISTICS_STEP = 0  # training steps count from 1, so the crops for the statistics are none of theirs
 HELDOUT_SEED = 0
@@ -64,23 +66,39 @@ def train_autoencoder(recipe: AutoencoderRecipe) -> Path:
     """
     folder = recipe.folder
     result = folder / "autoencoder"
-    _refuse_another(folder, recipe)
+    refuse_another(folder, recipe)
     if result.is_dir():
         say(f"{result}: is complete already")
         return result
     heldout = HeldOut(recipe)
     source = open_images(recipe.data)
-    images = (image for image, _ in _readable(source, range(len(source))))
+    images = (image for image, _ in readable(source, range(len(source))))
     run = AutoencoderRun(recipe, CropMemory(images, recipe.data.resolution, recipe.crops.min_scale, recipe.data.flip))
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is not None:
         run.restore(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
-    seconds = _train(run, folder, heldout)
+    seconds = run_steps(run, folder, heldout)
     _finish(run, folder, heldout, seconds)
     shutil.rmtree(folder / "checkpoints")
     return result
+
+
+class Steps(Protocol):
+    """Something in training, step by step: an autoencoder, or a tiny decoder."""
+
+    recipe: Any
+    step: int
+    ema: EMA
+    window: TermWindow
+    clock: TrainingClock
+
+    def advance(self) -> None:
+        """Makes one step; its terms go to `window`."""
+
+    def save(self, folder: Path) -> Path:
+        """Writes a checkpoint into the folder of checkpoints."""
 
 
 class HeldOut:
@@ -90,12 +108,12 @@ class HeldOut:
         recipe: names the images, and how many of them to take at random.
     """
 
-    def __init__(self, recipe: AutoencoderRecipe) -> None:
+    def __init__(self, recipe: AutoencoderRecipe | TinyDecoderRecipe) -> None:
         source = open_images(recipe.data, holdout=True)
         # At random, since sources may hold their classes one after the other or in turn; the same in every run.
         order = torch.randperm(len(source), generator=seeded_generator(HELDOUT_SEED))
         indices = order[: recipe.training.heldout_images].tolist()
-        pairs = [(crop_and_resize(image, recipe.data.resolution), label) for image, label in _readable(source, indices)]
+        pairs = [(crop_and_resize(image, recipe.data.resolution), label) for image, label in readable(source, indices)]
         self.classes = source.classes
         self.images = torch.stack([image for image, _ in pairs])
         self.labels = torch.tensor([label for _, label in pairs])
@@ -122,7 +140,7 @@ class HeldOut:
 class _Records:
     """What a session of training shows and writes: progress, metrics.jsonl, checkpoints."""
 
-    def __init__(self, run: AutoencoderRun, folder: Path, heldout: HeldOut) -> None:
+    def __init__(self, run: Steps, folder: Path, heldout: HeldOut) -> None:
         self.run = run
         self.folder = folder
         self.heldout = heldout
@@ -161,7 +179,7 @@ class _Records:
         return {**columns, **values}
 
 
-def _train(run: AutoencoderRun, folder: Path, heldout: HeldOut) -> float:
+def run_steps(run: Steps, folder: Path, heldout: HeldOut) -> float:
     """Steps from where the run stands to the end; returns the seconds of training, over all sessions."""
     steps = run.recipe.training.steps
     records = _Records(run, folder, heldout)
@@ -205,11 +223,11 @@ def _finish(run: AutoencoderRun, folder: Path, heldout: HeldOut, seconds: float)
     settings = {"images": len(heldout.images), "resolution": run.recipe.data.resolution, "latents": "posterior means"}
     metrics = {"settings": settings, "results": results, "provenance": {"run": str(folder), **about}}
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    _publish(model.half() if training.save_precision == "float16" else model, folder / "autoencoder")
+    publish(model.half() if training.save_precision == "float16" else model, folder / "autoencoder")
     say(f"{folder / 'autoencoder'}: {about['parameters']:,} parameters, held-out PSNR {results['psnr']:.2f} dB")
 
 
-def _publish(model: Any, folder: Path) -> None:
+def publish(model: Any, folder: Path) -> None:
     """Saves for diffusers, under a temporary name until it is complete."""
     partial = folder.with_name(f".incomplete-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -230,7 +248,7 @@ def sheet(images: Tensor, reconstructions: Tensor) -> Image.Image:
     return sheet
 
 
-def _refuse_another(folder: Path, recipe: AutoencoderRecipe) -> None:
+def refuse_another(folder: Path, recipe: AutoencoderRecipe | TinyDecoderRecipe) -> None:
     """Raises where the folder belongs to a run of another recipe."""
     path = folder / "recipe.yaml"
     if not path.is_file():
@@ -241,7 +259,7 @@ def _refuse_another(folder: Path, recipe: AutoencoderRecipe) -> None:
         raise ResumeError(f"{folder}: holds a run of another recipe: {listed}; set them back, or give another output")
 
 
-def _readable(source: ImageSource, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+def readable(source: ImageSource, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
     """The images and their labels; those that can't be decoded are counted, named in the log and left out.
 
     Raises:

@@ -58,8 +58,8 @@ class ReconstructionConfig(Section):
     discriminator_channels: Annotated[int, Field(gt=0, multiple_of=8)] = 32
 
 
-class AutoencoderTrainingConfig(Section):
-    """Optimisation."""
+class OptimisationConfig(Section):
+    """Optimisation, and how often it is looked at."""
 
     steps: PositiveInt = 2000
     batch_size: PositiveInt = 32
@@ -73,14 +73,19 @@ class AutoencoderTrainingConfig(Section):
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 500
     heldout_images: PositiveInt = 256  # how many held-out images the PSNR is measured on
-    statistics_images: PositiveInt = 1024  # training crops whose latents set scaling_factor and shift_factor
     save_precision: Literal["float32", "float16"] = "float32"
 
     @model_validator(mode="after")
-    def _warm_up_ends(self) -> AutoencoderTrainingConfig:
+    def _warm_up_ends(self) -> OptimisationConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} is not before steps={self.steps}")
         return self
+
+
+class AutoencoderTrainingConfig(OptimisationConfig):
+    """The same, and the latents' scale."""
+
+    statistics_images: PositiveInt = 1024  # training crops whose latents set scaling_factor and shift_factor
 
 
 class AutoencoderRecipe(Section):

@@ -15,7 +15,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from ..data.order import seeded_generator
-from .autoencoder_recipe import ArchitectureConfig, AutoencoderRecipe, AutoencoderTrainingConfig
+from .autoencoder_recipe import ArchitectureConfig, AutoencoderRecipe, OptimisationConfig
 from .checkpoints import flatten_optimizer, load_tensors, read_state, restore_optimizer, save_checkpoint
 from .clock import TrainingClock
 from .crops import CropMemory
@@ -64,7 +64,7 @@ def _initialize(model: Any) -> None:
     model.quant_conv.bias[latent_channels:].fill_(FIRST_LOG_VARIANCE)
 
 
-def learning_rate(step: int, config: AutoencoderTrainingConfig) -> float:
+def learning_rate(step: int, config: OptimisationConfig) -> float:
     """That of step 1, 2, …, `config.steps`: linear warm-up, then half a cosine down to zero after the last step."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps

@@ -15,4 +15,4 @@ from .periodic import EveryKth
 from .subset import GatedSubset
 from .windows import RandomWindows
 
-__all__ = ["EveryKth", "Estimator", "GatedSubset", "RandomWindows"]
+__all__ = ["Estimator", "EveryKth", "GatedSubset", "RandomWindows"]

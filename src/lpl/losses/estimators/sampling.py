@@ -32,7 +32,7 @@ def inclusion_probabilities(sizes: Tensor, count: int) -> Tensor:
 
 
 def systematic_sample(inclusion: Tensor, start: float) -> Tensor:
-    """Draws the units in whose stretch of a line, as long as their π_i and laid end to end, a tick start + 0, 1, … falls.
+    """Lays the π_i end to end on a line and draws the units on whose stretch one of the ticks start + 0, 1, … falls.
 
     Args:
         inclusion: π_i, float64 (N,), each at most 1, of a whole sum.

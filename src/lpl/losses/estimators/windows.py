@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import dataclasses
+import itertools
+import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...autoencoders.receptive_field import receptive_field
+from ..normalization import masked_statistics
 from ..perceptual import LatentPerceptualLoss, PerceptualTerms
 from .base import Estimator, gate, scaled
-
-
-@dataclass(frozen=True)
-class Span:
-    """A window along one axis, in latent positions.
-
-    Attributes:
-        start: first position compared.
-        stop: behind the last position compared.
-        first: first position decoded.
-        last: behind the last position decoded.
-    """
-
-    start: int
-    stop: int
-    first: int
-    last: int
-
-    @property
-    def decoded(self) -> slice:
-        """Which latents are decoded."""
-        return slice(self.first, self.last)
-
-    def inside(self, factor: int) -> slice:
-        """Which of the decoded features are compared, `factor` of them a latent position."""
-        return slice((self.start - self.first) * factor, (self.stop - self.first) * factor)
+from .cut import CutFeatures, SharedStatistics, Span, Window
 
 
 def spans(length: int, window: int, margin: int) -> list[Span]:
@@ -48,7 +26,7 @@ def spans(length: int, window: int, margin: int) -> list[Span]:
     """
     number = -(-length // window)
     edges = [length * index // number for index in range(number + 1)]
-    pairs = zip(edges[:-1], edges[1:], strict=True)
+    pairs = itertools.pairwise(edges)
     return [Span(start, stop, max(0, start - margin), min(length, stop + margin)) for start, stop in pairs]
 
 
@@ -62,21 +40,25 @@ class RandomWindows(Estimator):
     With a margin of at least the decoder's receptive field, local operations (convolutions, upsampling, activations)
     give inside the window exactly what they give in the whole decode. For a decoder of these alone, with
     normalization="none" or "unit" and outliers="none", the estimate is unbiased, value and gradient. Biased it is by
-    - group normalisation: its statistics are those of the window and its margin;
-    - attention in the mid block: positions see the window and its margin only;
-    - per-channel statistics ("prediction", "target", "independent"): those of the window, whose variance is smaller
-      than the whole map's, so that flat regions weigh more;
-    - Algorithm 1: its quantiles and standard deviation are those of the window; under reduction "mean", the number of
-      positions it keeps is, too;
-    - a margin smaller than the receptive field.
-    `statistics="target"` takes the first one's statistics from the target. `lpl.analysis.gradient_agreement` measures
-    what remains.
+
+    1. group normalisation: its statistics are those of the window and its margin;
+    2. attention in the mid block: positions see the window and its margin only;
+    3. per-channel statistics ("prediction", "target", "independent"): those of the window, whose variance is smaller
+       than the whole map's, so that flat regions weigh more;
+    4. Algorithm 1: its quantiles and standard deviation, and the number of positions kept, are those of the window;
+    5. a margin smaller than the receptive field.
+
+    With `statistics="target"` the target is decoded whole, which needs no gradient, and 3 and 4 are exact. Group norms
+    then use the target's statistics for the prediction, too, which leaves 1 small where the two are near one another,
+    without the gradient through the statistics. `lpl.analysis.agreement` measures what remains.
 
     Args:
         loss: the exact loss.
         window: side of a window in latent positions.
         margin: positions decoded around it. None: the decoder's receptive field, see `receptive_field`; for Stable
             Diffusion's decoder that is 18, which only pays where latents are much larger. Less is cheaper and biased.
+        statistics: whose they are: the "window"'s own, or the whole "target"'s, for losses whose normalization is
+            "target", "unit" or "none". That adds one whole pass without gradient to the window's three.
         importance: "uniform", or "error": windows are drawn in proportion to ‖ẑ0 − z0‖ in them, over the samples that
             pass the gate.
         uniform_share: share of p that is the same for all windows, in (0, 1].
@@ -95,30 +77,43 @@ class RandomWindows(Estimator):
         loss: LatentPerceptualLoss,
         window: int,
         margin: int | None = None,
+        statistics: Literal["window", "target"] = "window",
         importance: Literal["uniform", "error"] = "uniform",
         uniform_share: float = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__(loss, seed)
         if not isinstance(loss, LatentPerceptualLoss):
-            raise ValueError(f"loss: got {type(loss).__name__}, takes a LatentPerceptualLoss; wrap this estimator instead")
+            given = type(loss).__name__
+            raise ValueError(f"loss: got {given}, takes a LatentPerceptualLoss; wrap this estimator in others instead")
         if window < 1:
             raise ValueError(f"window: got {window}, takes a positive integer")
         if margin is not None and margin < 0:
             raise ValueError(f"margin: got {margin}, takes an integer from 0, or None for the receptive field")
+        if statistics not in ("window", "target"):
+            raise ValueError(f"statistics: got {statistics!r}, takes 'window' or 'target'")
+        if statistics == "target" and loss.normalization not in ("target", "unit", "none"):
+            raise ValueError(
+                f"statistics: 'target' can't give those of normalization={loss.normalization!r}, which are the whole "
+                "prediction's; takes a loss whose normalization is 'target', 'unit' or 'none'"
+            )
         if importance not in ("uniform", "error"):
             raise ValueError(f"importance: got {importance!r}, takes 'uniform' or 'error'")
         if not 0 < uniform_share <= 1:
             raise ValueError(f"uniform_share: got {uniform_share}, takes a number above 0, at most 1")
         self.window = window
         self.margin = receptive_field(loss.features).margin if margin is None else margin
+        self.statistics = statistics
         self.importance = importance
         self.uniform_share = uniform_share
+        # By the weights' address: made when first needed, and again after the loss has been moved. In a dictionary, so
+        # that it is not a submodule, whose weights would be moved and saved twice.
+        self._shared: dict[int, SharedStatistics] = {}
 
-    def windows(self, height: int, width: int) -> list[tuple[Span, Span]]:
-        """The windows that latents of this size are cut into, each as its rows and columns."""
+    def windows(self, height: int, width: int) -> list[Window]:
+        """The windows that latents of this size are cut into."""
         rows, columns = (spans(length, self.window, self.margin) for length in (height, width))
-        return [(row, column) for row in rows for column in columns]
+        return [Window(row, column) for row in rows for column in columns]
 
     def estimate(self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None) -> PerceptualTerms:
         """The loss inside the window drawn, over its probability."""
@@ -130,21 +125,75 @@ class RandomWindows(Estimator):
         return scaled(self.inside(windows[index], prediction, target, sigma), 1 / float(probabilities[index]))
 
     def inside(
-        self, window: tuple[Span, Span], prediction: Tensor, target: Tensor, sigma: Tensor | float | None
+        self, window: Window, prediction: Tensor, target: Tensor, sigma: Tensor | float | None
     ) -> PerceptualTerms:
-        """What a window contributes to the loss: the sum over all windows is the loss, but for the biases named above."""
-        rows, columns = window
-        crop = (..., rows.decoded, columns.decoded)
-        # The exact loss, its options and all, on features that are cut to the window.
+        """What a window contributes: over all windows this sums to the loss, but for the biases named above."""
+        share = window.area / math.prod(prediction.shape[-2:]) if self.loss.reduction == "mean" else 1.0
+        if self.statistics == "window":
+            loss = self._exact_on(CutFeatures(self.loss.features, window))
+            return scaled(loss(window.crop(prediction), window.crop(target), sigma, return_terms=True), share)
+        passed = gate(self.loss, prediction, sigma)
+        if len(passed) == 0:
+            return self.loss(prediction, target, sigma, return_terms=True)
+        terms = scaled(self._by_target(window, prediction[passed], target[passed].detach()), share)
+        whole = scaled(terms, len(passed) / len(prediction))
+        scattered = terms.per_sample.new_zeros(len(prediction)).index_copy(0, passed, terms.per_sample)
+        return dataclasses.replace(whole, per_sample=scattered)
+
+    def _exact_on(self, features: CutFeatures, **options: Any) -> Any:
+        """The exact loss, its options and all, on other features."""
         loss: Any = copy.copy(self.loss)
-        loss._modules = {**self.loss._modules, "features": CutFeatures(self.loss.features, rows, columns)}
-        terms = loss(prediction[crop], target[crop], sigma, return_terms=True)
-        height, width = prediction.shape[-2:]
-        share = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-        return scaled(terms, share if self.loss.reduction == "mean" else 1.0)
+        loss._modules = {**self.loss._modules, "features": features}
+        for name, value in options.items():
+            setattr(loss, name, value)
+        return loss
+
+    def _by_target(self, window: Window, prediction: Tensor, target: Tensor) -> PerceptualTerms:
+        """What a window contributes for samples that passed the gate, with the whole target's statistics."""
+        shared = self._shared_statistics()
+        whole = shared.record(target)
+        full = self.loss._full_height(target, whole)
+        scales, share = {}, {}
+        for name in list(whole):
+            true = whole.pop(name)
+            outliers = self.loss._outliers(true, full / true.shape[-2])
+            scales[name], share[name] = self._scale(window, true, target, outliers)
+        options = {"normalization": "none", "outliers": "none", "sigma_threshold": None, "micro_batch": None}
+        with shared.replayed() as features:
+            loss = self._exact_on(CutFeatures(features, window, scales), **options)
+            terms = loss(window.crop(prediction), window.crop(target), return_terms=True)
+        return dataclasses.replace(terms, outlier_share=share)
+
+    def _scale(self, window: Window, true: Tensor, target: Tensor, outliers: Any) -> tuple[Tensor, Tensor]:
+        """What features are multiplied by, so that plain squares become the loss's, and the share of outliers.
+
+        That is ρ over the standard deviation, or over the norm over channels; and, so that a mean over all positions
+        becomes one over those kept, the square root of their ratio.
+        """
+        if self.loss.normalization == "target":
+            _, std = masked_statistics(true, outliers, self.loss.variance_floor)
+            scale = std.reciprocal()[..., None, None]
+        elif self.loss.normalization == "unit":
+            norm = torch.linalg.vector_norm(window.of_whole(true, target), dim=1, keepdim=True)
+            scale = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5).reciprocal()
+        else:
+            scale = true.new_ones(())
+        if outliers is None:
+            return scale, true.new_zeros(())
+        if self.loss.reduction == "mean":
+            kept = outliers.positions().to(scale.dtype) / math.prod(true.shape[-2:])
+            scale = scale * kept.rsqrt()[..., None, None]
+        return scale * window.of_whole(outliers.mask(), target), outliers.share()
+
+    def _shared_statistics(self) -> SharedStatistics:
+        weights = next(self.loss.features.parameters(), None)
+        address = 0 if weights is None else weights.data_ptr()
+        if address not in self._shared:
+            self._shared = {address: SharedStatistics(self.loss.features)}
+        return self._shared[address]
 
     def _probabilities(
-        self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None, windows: list[tuple[Span, Span]]
+        self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None, windows: list[Window]
     ) -> Tensor:
         """p of each window, float64 on the CPU."""
         even = torch.full((len(windows),), 1 / len(windows), dtype=torch.float64)
@@ -152,7 +201,7 @@ class RandomWindows(Estimator):
         if self.importance == "uniform" or len(passed) == 0:
             return even
         squares = (prediction.detach()[passed] - target[passed]).float().square().sum(dim=(0, 1))
-        sizes = [squares[rows.start : rows.stop, columns.start : columns.stop].sum() for rows, columns in windows]
+        sizes = [squares[window.rows.compared(1), window.columns.compared(1)].sum() for window in windows]
         norms = torch.stack(sizes).double().sqrt().cpu()
         if not 0 < float(norms.sum()) < float("inf"):
             return even
@@ -161,46 +210,6 @@ class RandomWindows(Estimator):
     def extra_repr(self) -> str:
         """The options, for `print(loss)`."""
         return (
-            f"window={self.window}, margin={self.margin}, importance={self.importance!r}, "
-            f"uniform_share={self.uniform_share}, seed={self.seed}"
+            f"window={self.window}, margin={self.margin}, statistics={self.statistics!r}, "
+            f"importance={self.importance!r}, uniform_share={self.uniform_share}, seed={self.seed}"
         )
-
-
-class CutFeatures(nn.Module):
-    """A decoder's features of latents with a margin, cut to the window inside; otherwise the `DecoderFeatures` given.
-
-    Args:
-        features: the decoder.
-        rows: the window along the height.
-        columns: the window along the width.
-    """
-
-    def __init__(self, features: nn.Module, rows: Span, columns: Span) -> None:
-        super().__init__()
-        self.whole: Any = features
-        self.rows = rows
-        self.columns = columns
-
-    def __getattr__(self, name: str) -> Any:
-        modules = self.__dict__["_modules"]
-        return modules[name] if name in modules else getattr(modules["whole"], name)
-
-    @property
-    def upscaling(self) -> float | None:
-        """Image pixels in the window for each latent position decoded: what is compared is smaller than what is given."""
-        upscaling = self.whole.upscaling
-        rows = self.rows
-        return None if upscaling is None else upscaling * (rows.stop - rows.start) / (rows.last - rows.first)
-
-    def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        """Features by block name, inside the window."""
-        return {name: self._cut(maps, latents) for name, maps in self.whole(latents).items()}
-
-    def _cut(self, maps: Tensor, latents: Tensor) -> Tensor:
-        factors = [size // given for size, given in zip(maps.shape[-2:], latents.shape[-2:], strict=True)]
-        if any(factor * given != size for factor, given, size in zip(factors, latents.shape[-2:], maps.shape[-2:])):
-            raise ValueError(
-                f"window: a map of {tuple(maps.shape[-2:])} positions for {tuple(latents.shape[-2:])} latent ones can't "
-                "be cut; windows need a whole multiple"
-            )
-        return maps[..., self.rows.inside(factors[0]), self.columns.inside(factors[1])]
