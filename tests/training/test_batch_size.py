@@ -117,7 +117,7 @@ def found(tmp_path_factory, tiny_autoencoder, tiny_images, latent_caches):
     }
     recipe = build_recipe(values)
     smallest = ProcessProbe(recipe).peak(8)
-    return recipe, smallest, largest_batch_size(recipe, smallest + 60 * 2**20)
+    return recipe, smallest, largest_batch_size(recipe, smallest + 40 * 2**20)
 
 
 def test_steps_are_measured_in_processes_of_their_own(found):
@@ -203,7 +203,6 @@ def test_a_gpu_that_runs_out_of_memory(tiny_recipe, monkeypatch):
     assert probe.peak(20) == 1000
     assert probe.peak(21) is None
     assert fractions == [0.25, 1.0, 0.25, 1.0]
-    assert best_of(search(probe.peak, 1000)) == 20
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,7 +113,6 @@ class GpuProbe:
 
     def peak(self, batch_size: int) -> int | None:
         """The peak in bytes, or None where memory ran out."""
-        clear_device_cache(garbage_collection=True)
         torch.cuda.reset_peak_memory_stats()
         with self._limited():
             try:
@@ -122,7 +120,6 @@ class GpuProbe:
             except Exception as error:
                 if not should_reduce_batch_size(error):
                     raise
-        gc.collect()
         return None
 
     def available(self) -> int:
@@ -137,6 +134,7 @@ class GpuProbe:
             yield
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
+            clear_device_cache(garbage_collection=True)
 
 
 def peak_of_steps(recipe: Recipe, batch_size: int) -> int:
