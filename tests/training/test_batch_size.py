@@ -78,9 +78,10 @@ def test_the_learning_rate_is_scaled_linearly(tiny_recipe):
 
 def test_a_batch_is_tried_with_the_most_samples_that_pass_the_gate(tiny_recipe):
     """More than that pass in one run of a hundred."""
-    perceptual = {"weight": "matched", "sigma_threshold": 1.0}
+    perceptual = {"weight": "matched", "sigma_threshold": 1.0, "estimator": {"every": 4}}
     recipe = worst_case(tiny_recipe(objective__perceptual=perceptual, training__steps=500), 64)
     assert recipe.objective.perceptual.weight == 1.0
+    assert recipe.objective.perceptual.estimator.every == 1
     path = make_path(recipe.diffusion)
     passing = int((path.sigma(worst_timesteps(recipe)) <= 1.0).sum())
     assert len(worst_timesteps(recipe)) == 64

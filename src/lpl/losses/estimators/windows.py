@@ -101,7 +101,9 @@ class RandomWindows(Estimator):
     ) -> None:
         super().__init__(loss, seed)
         if not isinstance(loss, LatentPerceptualLoss):
-            raise ValueError(f"loss: got {type(loss).__name__}, takes a LatentPerceptualLoss; wrap this estimator instead")
+            raise ValueError(
+                f"loss: got {type(loss).__name__}, takes a LatentPerceptualLoss; wrap this estimator instead"
+            )
         if window < 1:
             raise ValueError(f"window: got {window}, takes a positive integer")
         if margin is not None and margin < 0:
