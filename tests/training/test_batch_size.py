@@ -78,9 +78,10 @@ def test_the_learning_rate_is_scaled_linearly(tiny_recipe):
 
 def test_a_batch_is_tried_with_the_most_samples_that_pass_the_gate(tiny_recipe):
     """More than that pass in one run of a hundred."""
-    perceptual = {"weight": "matched", "sigma_threshold": 1.0}
+    perceptual = {"weight": "matched", "sigma_threshold": 1.0, "estimator": {"every": 4}}
     recipe = worst_case(tiny_recipe(objective__perceptual=perceptual, training__steps=500), 64)
     assert recipe.objective.perceptual.weight == 1.0
+    assert recipe.objective.perceptual.estimator.every == 1
     path = make_path(recipe.diffusion)
     passing = int((path.sigma(worst_timesteps(recipe)) <= 1.0).sum())
     assert len(worst_timesteps(recipe)) == 64
@@ -117,7 +118,7 @@ def found(tmp_path_factory, tiny_autoencoder, tiny_images, latent_caches):
     }
     recipe = build_recipe(values)
     smallest = ProcessProbe(recipe).peak(8)
-    return recipe, smallest, largest_batch_size(recipe, smallest + 60 * 2**20)
+    return recipe, smallest, largest_batch_size(recipe, smallest + 40 * 2**20)
 
 
 def test_steps_are_measured_in_processes_of_their_own(found):
@@ -203,7 +204,6 @@ def test_a_gpu_that_runs_out_of_memory(tiny_recipe, monkeypatch):
     assert probe.peak(20) == 1000
     assert probe.peak(21) is None
     assert fractions == [0.25, 1.0, 0.25, 1.0]
-    assert best_of(search(probe.peak, 1000)) == 20
 
 
 @pytest.mark.parametrize(

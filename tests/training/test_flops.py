@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -11,9 +13,11 @@ from lpl.autoencoders.lean import count_flops
 from lpl.config import PerceptualConfig
 from lpl.diffusion import make_path
 from lpl.losses import LatentPerceptualLoss
-from lpl.training.flops import denoiser_flops, iteration_flops, perceptual_flops
+from lpl.training.flops import FlopsError, denoiser_flops, iteration_flops, perceptual_flops
 from lpl.training.loading import build_denoiser
 from lpl.training.objective import Objective, TrainingBatch
+from lpl.training.terms import LatentPrediction, TermParts
+from lpl.training.terms.latent_perceptual import LatentPerceptualTerm
 
 
 def test_operations_of_known_layers():
@@ -123,15 +127,49 @@ def test_an_iteration_is_what_its_objective_runs(tiny_recipe, path):
     real = count_flops(lambda: objective(denoiser, batch)[0].backward())
     assert real == pytest.approx(4 * count.denoiser + 2 * count.perceptual, rel=0.02)
     assert count.samples == 12
-    assert count.passing == objective.path.probability_below(2.0)
+    assert count.passing == pytest.approx(objective.path.probability_below(2.0))
     assert count.total == 12 * (count.denoiser + count.passing * count.perceptual)
+
+
+def test_estimators_are_counted_for_what_they_compute(tiny_recipe):
+    """By the samples and windows that really enter the decoder, over many drawn batches."""
+    perceptual = {"sigma_threshold": 1.0, "estimator": {"every": 2, "fraction": 0.4, "window": 3, "margin": 1}}
+    recipe = tiny_recipe(objective__perceptual=perceptual, training__batch_size=6)
+    count = iteration_flops(recipe, with_perceptual=True)
+    codec, path = load_autoencoder(recipe.autoencoder.path), make_path(recipe.diffusion)
+    term = LatentPerceptualTerm(recipe.objective.perceptual, TermParts(path, codec))
+    entered = []
+    term.loss.loss.loss.loss.features.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0].shape))
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.zeros(6, 4, 8, 8)
+    batches = 100
+    for step in range(batches):
+        times = path.sample_timesteps(6, generator)
+        batch = TrainingBatch(clean, clean, times, torch.zeros(6, dtype=torch.int64), seed=(1, step, 0, 1))
+        term(LatentPrediction(clean + 1, clean, path.sigma(times), batch))
+    by_shape = Counter()
+    for shape in entered:
+        by_shape[tuple(shape[1:])] += shape[0] / 2  # of the target's and the prediction's features
+    assert sum(by_shape.values()) / (6 * batches) == pytest.approx(count.passing, rel=0.1)
+    each = {shape: perceptual_flops(DecoderFeatures(codec.model), shape) for shape in by_shape}
+    counted = sum(each[shape] * times for shape, times in by_shape.items())
+    assert len(each) > 1
+    assert counted / (6 * batches) == pytest.approx(count.passing * count.perceptual, rel=0.1)
+
+
+def test_other_terms_are_refused_not_miscounted(tiny_recipe):
+    recipe = tiny_recipe(objective__perceptual={"kind": "latent_lpips"})
+    with pytest.raises(FlopsError, match="got a LatentLPIPSConfig"):
+        iteration_flops(recipe, with_perceptual=True)
+    assert iteration_flops(recipe, with_perceptual=False).total > 0
 
 
 def test_without_the_term_only_the_denoiser_counts(tiny_recipe):
     plain, added = (iteration_flops(tiny_recipe(), with_perceptual=on) for on in (False, True))
     assert (plain.perceptual, plain.passing) == (0, 0.0)
     assert plain.total == plain.samples * added.denoiser
-    assert added.passing == make_path(tiny_recipe().diffusion).probability_below(PerceptualConfig().sigma_threshold)
+    share = make_path(tiny_recipe().diffusion).probability_below(PerceptualConfig().sigma_threshold)
+    assert added.passing == pytest.approx(share)
     assert added.total > plain.total
 
 

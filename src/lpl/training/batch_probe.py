@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from ..autoencoders import load_autoencoder
-from ..config import Recipe
+from ..config import PerceptualConfig, Recipe
 from ..data import build_latent_cache
 from ..data.order import seeded_generator
 from ..diffusion import DiffusionPath, make_path
@@ -114,7 +113,6 @@ class GpuProbe:
 
     def peak(self, batch_size: int) -> int | None:
         """The peak in bytes, or None where memory ran out."""
-        clear_device_cache(garbage_collection=True)
         torch.cuda.reset_peak_memory_stats()
         with self._limited():
             try:
@@ -122,7 +120,6 @@ class GpuProbe:
             except Exception as error:
                 if not should_reduce_batch_size(error):
                     raise
-        gc.collect()
         return None
 
     def available(self) -> int:
@@ -137,6 +134,7 @@ class GpuProbe:
             yield
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
+            clear_device_cache(garbage_collection=True)
 
 
 def peak_of_steps(recipe: Recipe, batch_size: int) -> int:
@@ -160,11 +158,14 @@ def peak_of_steps(recipe: Recipe, batch_size: int) -> int:
 
 
 def worst_case(recipe: Recipe, batch_size: int) -> Recipe:
-    """The recipe with a batch, and with a perceptual weight that counts from the first step."""
+    """The recipe with a batch, and with a perceptual term that counts at the first step and at every other."""
     training = recipe.training.model_copy(update={"batch_size": batch_size})
     objective, term = recipe.objective, recipe.objective.perceptual
     if term is not None and term.weight == "matched":
-        objective = objective.model_copy(update={"perceptual": term.model_copy(update={"weight": 1.0})})
+        term = term.model_copy(update={"weight": 1.0})
+    if isinstance(term, PerceptualConfig):
+        term = term.model_copy(update={"estimator": term.estimator.model_copy(update={"every": 1})})
+    objective = objective.model_copy(update={"perceptual": term})
     return recipe.model_copy(update={"training": training, "objective": objective})
 
 

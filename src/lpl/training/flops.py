@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from ..autoencoders import DecoderFeatures, load_autoencoder
@@ -13,6 +15,8 @@ from ..autoencoders.lean import count_flops
 from ..config import PerceptualConfig, Recipe
 from ..diffusion import make_path
 from ..errors import LplError
+from ..losses import LatentPerceptualLoss
+from ..losses.estimators import RandomWindows
 from .loading import build_denoiser
 
 META = torch.device("meta")  # tensors with shapes and nothing in them
@@ -33,8 +37,10 @@ class FlopCount:
 
     Attributes:
         denoiser: of one sample; what gradient checkpointing computes again included.
-        perceptual: of one sample that passes the gate, 0 without the term.
-        passing: share of the samples that pass it, in expectation over the training times.
+        perceptual: of one sample that enters the decoder, a mean over windows where those are drawn; 0 without the
+            term.
+        passing: share of the samples that enter it, in expectation over the training times: those that pass the gate,
+            less what an estimator leaves out.
         samples: of an iteration.
     """
 
@@ -45,12 +51,12 @@ class FlopCount:
 
     @property
     def per_sample(self) -> float:
-        """Of one sample, in expectation over the gate."""
+        """Of one sample, in expectation over the times."""
         return self.denoiser + self.passing * self.perceptual
 
     @property
     def total(self) -> float:
-        """Of the iteration, in expectation over the gate."""
+        """Of the iteration, in expectation over the times."""
         return self.samples * self.per_sample
 
 
@@ -80,10 +86,10 @@ def iteration_flops(recipe: Recipe, with_perceptual: bool, lean: bool = True) ->
         return FlopCount(denoiser, 0, 0.0, samples)
     term = _latent_perceptual(recipe)
     features = DecoderFeatures(codec.model, term.blocks, lean=lean)
-    passing = 1.0
-    if term.sigma_threshold is not None:
-        passing = make_path(recipe.diffusion).probability_below(term.sigma_threshold)
-    return FlopCount(denoiser, perceptual_flops(features, latent_shape), passing, samples)
+    shapes = decoded_shapes(features, term, latent_shape)
+    each = {shape: perceptual_flops(features, shape) for shape in dict.fromkeys(shapes)}
+    perceptual = sum(each[shape] for shape in shapes) / len(shapes)
+    return FlopCount(denoiser, round(perceptual), decoded_share(recipe, term), samples)
 
 
 def denoiser_flops(recipe: Recipe, latent_shape: tuple[int, int, int]) -> int:
@@ -111,6 +117,30 @@ def perceptual_flops(features: DecoderFeatures, latent_shape: tuple[int, int, in
     features = features.to(META)
     latents = torch.empty(1, *latent_shape, device=META)
     return count_flops(partial(_three_passes, features, latents))
+
+
+def decoded_share(recipe: Recipe, term: PerceptualConfig) -> float:
+    """The share of samples that enter the decoder, in expectation over the training times and an estimator's steps."""
+    batch = recipe.training.batch_size
+    threshold, estimator = term.sigma_threshold, term.estimator
+    share = 1.0 if threshold is None else make_path(recipe.diffusion).probability_below(threshold)
+    passing = np.arange(batch + 1)  # how many of a batch pass: binomially distributed
+    drawn = np.ceil(estimator.fraction * passing)
+    return float(binom.pmf(passing, batch, share) @ drawn) / batch / estimator.every
+
+
+def decoded_shapes(
+    features: DecoderFeatures, term: PerceptualConfig, latent_shape: tuple[int, int, int]
+) -> list[tuple[int, int, int]]:
+    """What of a latent is decoded: all of it, or each of the windows that are drawn from, with its margin."""
+    channels, height, width = latent_shape
+    if term.estimator.window is None:
+        return [latent_shape]
+    windows = RandomWindows(LatentPerceptualLoss(features), term.estimator.window, term.estimator.margin)
+    return [
+        (channels, rows.last - rows.first, columns.last - columns.first)
+        for rows, columns in windows.windows(height, width)
+    ]
 
 
 def _three_passes(features: nn.Module, latents: Tensor) -> None:

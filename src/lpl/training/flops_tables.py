@@ -25,8 +25,8 @@ from .published_flops import (
 
 READINGS = 3  # of each of the paper's numbers, the nearest ones
 CONVENTION = (
-    "10¹² operations, a multiply-add counted as two: convolutions, matrix products and attention, forward and "
-    "backward. Training reads latents that were encoded beforehand, so no encoder is counted."
+    "A multiply-add counts as two operations. Counted are convolutions, matrix products and attention, forward and "
+    "backward; training reads latents that were encoded beforehand, so no encoder is."
 )
 
 
@@ -48,7 +48,7 @@ def recipe_table(recipe: Recipe) -> RenderableType:
         table.add_column(heading, justify="right" if heading else "left")
     for name, count in rows.items():
         numbers = (count.denoiser, count.perceptual, count.total)
-        table.add_row(name, *(_tera(value) for value in numbers), f"×{count.total / plain.total:.2f}")
+        table.add_row(name, *(_prefixed(value) for value in numbers), f"×{count.total / plain.total:.2f}")
     return table
 
 
@@ -77,7 +77,7 @@ def _recipe_caption(recipe: Recipe, count: FlopCount) -> str:
 
 
 def _sample_table(preset: str, counted: Sequence[ModelFlops]) -> Table:
-    table = _table(f"MMDiT-{preset}/2: operations of one sample", CONVENTION)
+    table = _table(f"MMDiT-{preset}/2: 10¹² operations of one sample", CONVENTION)
     table.add_column("")
     for flops in counted:
         table.add_column(f"{flops.resolution}²", justify="right")
@@ -90,7 +90,7 @@ def _sample_table(preset: str, counted: Sequence[ModelFlops]) -> Table:
 
 
 def _candidate_table(flops: ModelFlops, published: Published) -> Table:
-    title = f"Table 8 at {published.resolution}²: the paper's iteration, and how ours would be counted"
+    title = f"Table 8 at {published.resolution}²: 10¹² operations of an iteration, as ours may be read"
     table = _table(title, f"Batch {published.batch_size} a GPU: {published.batch_size_from}. LPL: {_gate()}")
     for heading, justify in (("reading", "left"), ("ours", "right"), ("paper", "right"), ("difference", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
@@ -131,4 +131,12 @@ def _table(title: str, caption: str) -> Table:
 
 
 def _tera(operations: float) -> str:
-    return f"{operations / TERA:.4g}" if operations else "–"
+    return f"{operations / TERA:.4g}"
+
+
+def _prefixed(operations: float) -> str:
+    """With the prefix that suits the size, since recipes differ by a factor of a million."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if operations >= size:
+            return f"{operations / size:.4g} {prefix}"
+    return f"{operations / 1e6:.4g} M" if operations else "–"
