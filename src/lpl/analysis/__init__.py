@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .inputs import AnalysisError, Pictures, encode, open_pictures
     from .interpolation import InterpolationStudy, study_interpolation
     from .linear import LinearCheck, check_linear_decoder
-    from .local import MetricAt, TaylorStudy, metric_at, study_taylor
+    from .local import MetricAt, TaylorStudy, metric_at, study_predictions, study_taylor
     from .perturbation import PerturbationStudy, study_perturbation
     from .predictors import DenoiserPredictor, GaussianLatents, fit_gaussian
 
@@ -42,6 +42,7 @@ __all__ = [
     "study_features",
     "study_interpolation",
     "study_perturbation",
+    "study_predictions",
     "study_taylor",
 ]
 
@@ -67,6 +68,7 @@ _HOMES = {
     "study_features": "features",
     "study_interpolation": "interpolation",
     "study_perturbation": "perturbation",
+    "study_predictions": "local",
     "study_taylor": "local",
 }
 

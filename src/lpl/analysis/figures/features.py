@@ -79,7 +79,8 @@ def _histogram_line(axes: Axes, block: BlockFeatures, colour: str, label: str) -
     width = float(HISTOGRAM_EDGES[1] - HISTOGRAM_EDGES[0])
     centres = ((HISTOGRAM_EDGES[1:] + HISTOGRAM_EDGES[:-1]) / 2).numpy()
     density = np.where(block.histogram > 0, block.histogram / width, np.nan)
-    axes.plot(centres, density, color=colour, linewidth=1.2, label=label)
+    inner = slice(1, -1)  # the outermost bins hold all that is beyond
+    axes.plot(centres[inner], density[inner], color=colour, linewidth=1.2, label=label)
 
 
 def _decorate_distributions(histogram: Axes, norms: Axes, kurtosis: Axes) -> None:
@@ -95,10 +96,11 @@ def _decorate_distributions(histogram: Axes, norms: Axes, kurtosis: Axes) -> Non
     norms.yaxis.set_major_formatter("{x:g}")
     norms.set_title("Norm over channels, worst image")
     kurtosis.axhline(3, color=QUIET, linewidth=0.8, linestyle=":")
-    lowest, highest = kurtosis.get_ylim()
+    values = np.concatenate([line.get_ydata() for line in kurtosis.lines])
+    highest = max(1.3 * float(values.max()), 4.0)
     kurtosis.set_yscale("symlog", linthresh=3)
-    kurtosis.set_ylim(min(lowest, -1.0), max(highest, 4.0))
-    kurtosis.set_yticks([tick for tick in (-1, 0, 1, 2, 3, 10, 30, 100, 1000, 10000) if tick <= max(highest, 4.0)])
+    kurtosis.set_ylim(min(float(values.min()), -1.0) - 0.2, highest)
+    kurtosis.set_yticks([tick for tick in (-2, -1, 0, 1, 2, 3, 10, 100, 1000, 10000, 100000) if tick <= highest])
     kurtosis.yaxis.set_major_formatter("{x:g}")
     kurtosis.minorticks_off()
     kurtosis.set(xlabel="channels (%)", ylabel="excess kurtosis of kept positions")
