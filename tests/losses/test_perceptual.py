@@ -318,7 +318,7 @@ def test_bad_options_are_named(options: dict, message: str) -> None:
         (torch.full((2, 4, 8, 8), torch.nan), torch.zeros(2, 4, 8, 8), 1.0, "prediction: holds NaN in 2"),
         (torch.zeros(2, 4, 8, 8), torch.full((2, 4, 8, 8), torch.nan), 1.0, "target: holds NaN"),
         (torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), None, "sigma: missing"),
-        (torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), torch.ones(3), "sigma: got 3 numbers, takes one for each of 2"),
+        (torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), torch.ones(3), "sigma: got 3 numbers, takes one"),
         (torch.zeros(2, 4, 8, 8).int(), torch.zeros(2, 4, 8, 8), 1.0, "prediction: got torch.int32"),
     ],
 )
