@@ -129,7 +129,7 @@ class Bench:
         self.latent_shape = codec.latent_shape(settings.size)
         torch.manual_seed(settings.seed)
         denoiser = ClassConditionalMMDiT(
-            self.latent_shape[0], CLASSES, settings.preset, settings.patch, self.latent_shape[1]
+            self.latent_shape[0], CLASSES, recipe.denoiser.preset, settings.patch, self.latent_shape[1]
         )
         self.parameters = count_parameters(denoiser)
         self.denoiser = denoiser.to(self.device).train()
@@ -206,7 +206,8 @@ class Bench:
         codec = None if arm.perceptual is None else Autoencoder(copy.deepcopy(self.autoencoder)).to(self.device)
         objective = Objective(make_path(recipe.diffusion), codec, recipe.objective)
         if arm.wrap is not None:
-            term: Any = objective.term
+            assert objective.term is not None
+            term: Any = objective.term.term
             term.loss = arm.wrap(term.loss)
         return objective
 
@@ -219,9 +220,8 @@ class Bench:
             clean = torch.randn(batch, *self.latent_shape, generator=generator)
             noise = torch.randn(clean.shape, generator=generator)
             labels = torch.randint(CLASSES, (batch,), generator=generator)
-            tensors = (clean, noise, path.sample_timesteps(batch, generator), labels)
-            pinned = (tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors)
-            batches.append(TrainingBatch(*pinned))
+            made = TrainingBatch(clean, noise, path.sample_timesteps(batch, generator), labels)
+            batches.append(made.pinned() if self.device.type == "cuda" else made)
         return batches
 
     def free(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Comparison:
             self.target = self.loss.features(inputs.target)
             prediction = self.loss.features(inputs.prediction)
         self.prediction = {name: value.requires_grad_() for name, value in prediction.items()}
-        recorded = copy.copy(self.loss.features)
+        recorded: Any = copy.copy(self.loss.features)
         recorded.forward = self._features
         self.loss.features = recorded
 

@@ -138,8 +138,8 @@ def decoded_shapes(
         return [latent_shape]
     windows = RandomWindows(LatentPerceptualLoss(features), term.estimator.window, term.estimator.margin)
     return [
-        (channels, rows.last - rows.first, columns.last - columns.first)
-        for rows, columns in windows.windows(height, width)
+        (channels, window.rows.last - window.rows.first, window.columns.last - window.columns.first)
+        for window in windows.windows(height, width)
     ]
 
 

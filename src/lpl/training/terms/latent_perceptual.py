@@ -53,7 +53,7 @@ def _estimated(exact: LatentPerceptualLoss, config: EstimatorConfig) -> LatentPe
     loss: LatentPerceptualLoss | Estimator = exact
     if config.window is not None:
         importance: Literal["uniform", "error"] = "error" if config.importance == "error" else "uniform"
-        loss = RandomWindows(exact, config.window, config.margin, importance)
+        loss = RandomWindows(exact, config.window, config.margin, importance=importance)
     if config.fraction < 1:
         loss = GatedSubset(loss, fraction=config.fraction, importance=config.importance)
     return EveryKth(loss, config.every) if config.every > 1 else loss
