@@ -219,9 +219,8 @@ class Bench:
             clean = torch.randn(batch, *self.latent_shape, generator=generator)
             noise = torch.randn(clean.shape, generator=generator)
             labels = torch.randint(CLASSES, (batch,), generator=generator)
-            tensors = (clean, noise, path.sample_timesteps(batch, generator), labels)
-            pinned = (tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors)
-            batches.append(TrainingBatch(*pinned))
+            made = TrainingBatch(clean, noise, path.sample_timesteps(batch, generator), labels)
+            batches.append(made.pinned() if self.device.type == "cuda" else made)
         return batches
 
     def free(self) -> None:

@@ -34,9 +34,10 @@ from lpl.evaluation.sliced_wasserstein import PatchSampler
 from lpl.training.batches import BatchSource
 from lpl.training.ema import EMA
 from lpl.training.metrics import TermWindow
-from lpl.training.objective import LatentPerceptualTerm, Objective, TrainingBatch
+from lpl.training.objective import Objective, TrainingBatch
 from lpl.training.recorder import Recorder
 from lpl.training.run_folder import RunFolder
+from lpl.training.terms.latent_perceptual import LatentPerceptualTerm
 
 from .interleaved import synchronize
 from .stopwatch import REST, Stopwatch, replaced, watching
