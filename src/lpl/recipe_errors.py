@@ -22,7 +22,8 @@ def unknown_keys(values: Mapping[str, Any], section: type[BaseModel], path: str 
     fields = section.model_fields
     for key, value in values.items():
         if key not in fields:
-            near = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)
+            longer = [name for name in fields if name.startswith(str(key))]
+            near = longer or difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)
             hint = f"did you mean {path}{near[0]}? " if near else ""
             yield f"{path}{key}: no such key; {hint}allowed here: {', '.join(fields)}"
         elif isinstance(value, Mapping):
