@@ -1,17 +1,12 @@
-"""Decoders that see a window: their features cut to what is compared, and statistics taken from elsewhere."""
+"""Windows of latents, and decoders that see one: their features cut to what is compared."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-
-from ...autoencoders.features import DecoderFeatures, plain_copy
-from ...autoencoders.lean import make_lean
 
 
 @dataclass(frozen=True)
@@ -117,65 +112,3 @@ class CutFeatures(nn.Module):
         """Features by block name, inside the window."""
         maps = {name: self.window.inside(values, latents) for name, values in self.whole(latents).items()}
         return maps if self.scales is None else {name: values * self.scales[name] for name, values in maps.items()}
-
-
-class SharedNorm(nn.GroupNorm):
-    """Group normalisation by the statistics of the call that recorded them, sample by sample.
-
-    Made from a `GroupNorm` by changing its class. Replaying is an affine map with a number for each sample and channel,
-    local, and backward keeps nothing of the input for it.
-    """
-
-    recording: bool = True
-    scale: Tensor | None = None  # γ/√(v + ε), (B, C)
-    shift: Tensor | None = None  # β − μ γ/√(v + ε), (B, C)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, …), of the recorded call's samples."""
-        if self.recording:
-            self._record(input.detach())
-            return super().forward(input)
-        assert self.scale is not None
-        assert self.shift is not None
-        shape = (*self.scale.shape, *[1] * (input.ndim - 2))
-        return (input * self.scale.view(shape) + self.shift.view(shape)).to(input.dtype)
-
-    def _record(self, input: Tensor) -> None:
-        wide = input.to(torch.promote_types(input.dtype, torch.float32))
-        variance, mean = torch.var_mean(wide.reshape(len(input), self.num_groups, -1), dim=2, correction=0)
-        channels = self.num_channels // self.num_groups
-        rstd, mean = ((variance + self.eps).rsqrt().repeat_interleave(channels, 1), mean.repeat_interleave(channels, 1))
-        self.scale = rstd if self.weight is None else rstd * self.weight
-        self.shift = -mean * self.scale if self.bias is None else self.bias - mean * self.scale
-
-
-class SharedStatistics(nn.Module):
-    """A decoder whose group norms can take the statistics of an earlier decode of other latents.
-
-    Args:
-        features: the decoder, whose weights' memory is shared.
-    """
-
-    def __init__(self, features: DecoderFeatures) -> None:
-        super().__init__()
-        self.features = plain_copy(features)
-        self.norms: list[Any] = [module for module in self.features.decoder.modules() if type(module) is nn.GroupNorm]
-        for norm in self.norms:
-            norm.__class__ = SharedNorm
-        make_lean(self.features.decoder)
-
-    @torch.no_grad()
-    def record(self, latents: Tensor) -> dict[str, Tensor]:
-        """The features of whole latents; their statistics are kept."""
-        return self.features(latents)
-
-    @contextmanager
-    def replayed(self) -> Iterator[DecoderFeatures]:
-        """The decoder with the statistics kept, which are let go at the end."""
-        try:
-            for norm in self.norms:
-                norm.recording = False
-            yield self.features
-        finally:
-            for norm in self.norms:
-                norm.recording, norm.scale, norm.shift = True, None, None

@@ -15,7 +15,7 @@ from ...autoencoders.receptive_field import receptive_field
 from ..normalization import masked_statistics
 from ..perceptual import LatentPerceptualLoss, PerceptualTerms
 from .base import Estimator, gate, scaled
-from .cut import CutFeatures, SharedStatistics, Span, Window
+from .cut import CutFeatures, Span, Window
 
 
 def spans(length: int, window: int, margin: int) -> list[Span]:
@@ -48,16 +48,16 @@ class RandomWindows(Estimator):
     4. Algorithm 1: its quantiles and standard deviation, and the number of positions kept, are those of the window;
     5. a margin smaller than the receptive field.
 
-    With `statistics="target"` the target is decoded whole, which needs no gradient, and 3 and 4 are exact. Group norms
-    then use the target's statistics for the prediction, too, which leaves 1 small where the two are near one another,
-    without the gradient through the statistics. `lpl.analysis.agreement` measures what remains.
+    With `statistics="target"` the target is decoded whole, without gradient, and 3 and 4 are exact. For 1 there is no
+    such remedy: to normalise the prediction by the target's group statistics is worse than by the window's, since it
+    takes away what the prediction's own do to it. `lpl.analysis.agreement` measures what remains.
 
     Args:
         loss: the exact loss.
         window: side of a window in latent positions.
         margin: positions decoded around it. None: the decoder's receptive field, see `receptive_field`; for Stable
             Diffusion's decoder that is 18, which only pays where latents are much larger. Less is cheaper and biased.
-        statistics: whose they are: the "window"'s own, or the whole "target"'s, for losses whose normalization is
+        statistics: whose 3 and 4 are: the "window"'s own, or the whole "target"'s, for losses whose normalization is
             "target", "unit" or "none". That adds one whole pass without gradient to the window's three.
         importance: "uniform", or "error": windows are drawn in proportion to ‖ẑ0 − z0‖ in them, over the samples that
             pass the gate.
@@ -106,9 +106,6 @@ class RandomWindows(Estimator):
         self.statistics = statistics
         self.importance = importance
         self.uniform_share = uniform_share
-        # By the weights' address: made when first needed, and again after the loss has been moved. In a dictionary, so
-        # that it is not a submodule, whose weights would be moved and saved twice.
-        self._shared: dict[int, SharedStatistics] = {}
 
     def windows(self, height: int, width: int) -> list[Window]:
         """The windows that latents of this size are cut into."""
@@ -150,18 +147,22 @@ class RandomWindows(Estimator):
 
     def _by_target(self, window: Window, prediction: Tensor, target: Tensor) -> PerceptualTerms:
         """What a window contributes for samples that passed the gate, with the whole target's statistics."""
-        shared = self._shared_statistics()
-        whole = shared.record(target)
+        with torch.no_grad():
+            whole = self.loss.features(target)
         full = self.loss._full_height(target, whole)
         scales, share = {}, {}
         for name in list(whole):
-            true = whole.pop(name)
+            true = whole.pop(name)  # not held longer than needed
             outliers = self.loss._outliers(true, full / true.shape[-2])
             scales[name], share[name] = self._scale(window, true, target, outliers)
-        options = {"normalization": "none", "outliers": "none", "sigma_threshold": None, "micro_batch": None}
-        with shared.replayed() as features:
-            loss = self._exact_on(CutFeatures(features, window, scales), **options)
-            terms = loss(window.crop(prediction), window.crop(target), return_terms=True)
+        loss = self._exact_on(
+            CutFeatures(self.loss.features, window, scales),
+            normalization="none",
+            outliers="none",
+            sigma_threshold=None,
+            micro_batch=None,
+        )
+        terms = loss(window.crop(prediction), window.crop(target), return_terms=True)
         return dataclasses.replace(terms, outlier_share=share)
 
     def _scale(self, window: Window, true: Tensor, target: Tensor, outliers: Any) -> tuple[Tensor, Tensor]:
@@ -184,13 +185,6 @@ class RandomWindows(Estimator):
             kept = outliers.positions().to(scale.dtype) / math.prod(true.shape[-2:])
             scale = scale * kept.rsqrt()[..., None, None]
         return scale * window.of_whole(outliers.mask(), target), outliers.share()
-
-    def _shared_statistics(self) -> SharedStatistics:
-        weights = next(self.loss.features.parameters(), None)
-        address = 0 if weights is None else weights.data_ptr()
-        if address not in self._shared:
-            self._shared = {address: SharedStatistics(self.loss.features)}
-        return self._shared[address]
 
     def _probabilities(
         self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None, windows: list[Window]
