@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 
 from lpl.cli import app
 
-COMMANDS = ["encode", "train", "train-latent-classifier", "sample", "evaluate", "report", "study"]
+COMMANDS = [
+    *("encode", "train", "train-latent-classifier", "sample", "evaluate", "report", "study"),
+    *("watch", "flops", "find-batch-size"),
+]
 
 
 def invoke(*arguments: object) -> tuple[int, str]:

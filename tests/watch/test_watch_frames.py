@@ -118,17 +118,20 @@ def test_markup_in_names_is_not_obeyed(tmp_path):
     assert "[/bold]" in text
 
 
-def test_what_does_not_fit_goes_in_order():
-    """First the table, then pictures, then charts from the last."""
-    plans = [fit(View(80, height, NOW), head=3, charts=4, details=6, pictures=True) for height in (60, 37, 30, 17, 5)]
-    assert [(plan.charts, plan.picture_height > 0, plan.details) for plan in plans] == [
-        (4, True, 6),
-        (4, True, 2),
-        (4, False, 5),
-        (2, False, 0),
-        (0, False, 0),
-    ]
+@pytest.mark.parametrize(
+    ("height", "charts", "chart_height", "pictures", "details"),
+    [(60, 4, 7, True, 6), (50, 4, 6, True, 3), (40, 4, 4, True, 0), (30, 4, 4, False, 0), (17, 2, 4, False, 0)],
+)
+def test_what_does_not_fit_goes_in_order(height, charts, chart_height, pictures, details):
+    """First the table, then the charts' height, then pictures, then charts from the last."""
+    plan = fit(View(80, height, NOW), head=3, charts=4, details=6, pictures=True)
+    assert (plan.charts, plan.chart_height) == (charts, chart_height)
+    assert (plan.picture_height > 0, plan.details) == (pictures, details)
+
+
+def test_nothing_is_left_out_of_a_whole_frame_and_nothing_fits_into_none():
     assert fit(View(80, None, NOW), 3, 4, 6, True).details == 6
+    assert fit(View(80, 5, NOW), 3, 4, 6, True).charts == 0
 
 
 def test_long_runs_are_drawn_quickly(tmp_path):

@@ -25,6 +25,7 @@ NARROWEST = 56  # columns that a run's panel takes at least
 WITH_BAR = 68  # columns from which there is a progress bar
 WIDE = 88  # columns within a panel from which two charts stand side by side
 CHART_HEIGHT, LOWEST_CHART, HIGHEST_CHART = 6, 3, 14  # lines, without title and footer
+FRAME = 2  # lines of a chart's title and footer
 PICTURE_HEIGHT = 10  # lines
 SPARKLINE = 24  # columns, at most
 CHARTED = ("loss", "loss/diffusion", "loss/diffusion_weighted", "loss/perceptual", "gradient_ratio")
@@ -144,21 +145,19 @@ class Plan:
 
 
 def fit(view: View, head: int, charts: int, details: int, pictures: bool) -> Plan:
-    """Fits a panel into its lines: the table goes first, then pictures, then the charts that come last."""
+    """Fits a panel into its lines: the table goes first, then charts' height, pictures, charts from the last."""
     across = 2 if view.width - 4 >= WIDE and charts > 1 else 1
     picture_height = PICTURE_HEIGHT if pictures else 0
     if view.height is None:
         return Plan(charts, across, CHART_HEIGHT, details, picture_height)
     room = view.height - 2 - head
     rows = math.ceil(charts / across)
-    spare = room - rows * (LOWEST_CHART + 2)
-    if spare < picture_height:
+    if room - rows * (LOWEST_CHART + FRAME) < picture_height:
         picture_height = 0
-    details = max(0, min(details, spare - picture_height))
+    details = max(0, min(details, room - rows * (CHART_HEIGHT + FRAME) - picture_height))
     room -= details + picture_height
-    while rows > 0 and rows * (LOWEST_CHART + 2) > room:
-        rows -= 1
-    chart_height = min(HIGHEST_CHART, room // rows - 2) if rows else 0
+    rows = min(rows, max(0, room) // (LOWEST_CHART + FRAME))
+    chart_height = min(HIGHEST_CHART, room // rows - FRAME) if rows else 0
     return Plan(min(charts, rows * across), across, chart_height, details, picture_height)
 
 
