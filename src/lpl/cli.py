@@ -207,17 +207,27 @@ def find_batch_size(
 
 @app.command()
 def study(
-    file: Annotated[Path, typer.Argument(help="A study: YAML that names a recipe and the arms to compare.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE …", help="Settings for every run of the study.")
+    name: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="A bundled study's name or a YAML file; leave out for a list.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE …", help="Settings of the study (seeds=[0,1,2]) or of every run's recipe."),
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="Size: tiny, cpu, small or paper.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The study's folder.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Where runs lie; studies share them. [runs/store]")] = None,
+    autoencoder: Annotated[str | None, typer.Option(help="Another autoencoder for every run.")] = None,
+    devices: Annotated[str | None, typer.Option(help="GPUs to run on, one process each, such as 0,1,2.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes at a time on the CPU.", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell which runs there are and are not.")] = False,
 ) -> None:
-    """Pre-train once, post-train every arm from there, and sample, evaluate and report all of them."""
+    """Run one of the paper's comparisons, or your own: pre-train once, post-train every arm, compare them."""
     with explained():
-        from .study import load_study, run_study
+        from .study.commands import StudyOptions, study_command
 
-        run_study(load_study(file), overrides or [], output, console)
+        options = StudyOptions(scale, output, store, autoencoder, devices, jobs, dry_run)
+        study_command(name, overrides or [], options, console)
 
 
 def with_overrides(section: SectionType, overrides: list[str]) -> SectionType:

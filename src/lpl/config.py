@@ -111,6 +111,7 @@ class TrainingConfig(Section):
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
     sample_every: PositiveInt | None = None  # steps between previews, a few samples in RUN/previews; None: none
+    keep_every: PositiveInt | None = None  # also write and keep the checkpoints of every so many steps
 
 
 class SamplingConfig(Section):

@@ -63,6 +63,7 @@ def evaluate(
     reference_description: str | None = None,
     reference_fingerprint: str | None = None,
     baselines: Mapping[str, Iterable[Any] | Indexed] | None = None,
+    measured_baselines: Mapping[str, Mapping[str, Any]] | None = None,
     extractor: Extractor | None = None,
     cache_dir: str | Path | None = None,
     patches: PatchSettings | None = None,
@@ -83,6 +84,8 @@ def evaluate(
         reference_fingerprint: hash of the reference images; by default what their method `fingerprint()` says, if any.
         baselines: more sets to compare with the reference, by name: {"reconstruction": the autoencoder's output on
             held-out images} gives the distance below which no latent diffusion model can be expected to get.
+        measured_baselines: baselines as an earlier evaluation with the same settings returned them, taken over as they
+            are.
         extractor: one that is already loaded, in place of `config.extractor`.
         cache_dir: where the reference's features are kept from one evaluation to the next; None for nowhere.
         patches: settings of the sliced Wasserstein distance; the defaults if None.
@@ -122,6 +125,7 @@ def evaluate(
     )
     with _progress_bars(progress) as bars:
         entry, count = _measure(job, bars)
+    entry["baselines"] |= measured_baselines or {}
     entry["provenance"] = _provenance(job, count, time.monotonic() - start)
     _write(metrics, Path(run_folder) / "metrics.json", sample_set, entry)
     return entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders import Autoencoder, load_autoencoder
-from ..config import DataConfig, EvaluationConfig, Recipe, load_recipe
+from ..config import AutoencoderConfig, DataConfig, EvaluationConfig, Recipe, load_recipe
 from ..data import open_images
 from .evaluate import evaluate
 from .reference import EvenlySpaced, ReferenceImages, readable
@@ -26,6 +26,8 @@ def evaluate_run(
     device: str = "cpu",
     cache_dir: str | Path | None = None,
     progress: bool = True,
+    recipe: Recipe | None = None,
+    reconstructions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures a run's samples against the images its recipe trains on, or holds out.
 
@@ -39,6 +41,9 @@ def evaluate_run(
         device: where images are measured.
         cache_dir: where the reference's features are kept for the next evaluation.
         progress: whether to show progress bars.
+        recipe: says where the images and the autoencoder lie; by default the run's.
+        reconstructions: their measurement from another run with the same settings, reference and autoencoder; by
+            default they are measured.
 
     Returns:
         The set's entry in RUN/metrics.json.
@@ -47,23 +52,28 @@ def evaluate_run(
         SampleError: no recipe in the folder, or no complete set of samples.
         DataError, ExtractorError: the images or the extractor can't be opened.
     """
-    recipe = recipe_of(run)
+    recipe = recipe or recipe_of(run)
     config = config or recipe.evaluation
     source = open_images(recipe.data, holdout=config.reference == "holdout")
     images = ReferenceImages(source, recipe.data)
-    precision = getattr(torch, recipe.autoencoder.precision)
-    autoencoder = load_autoencoder(recipe.autoencoder.path, recipe.autoencoder.subfolder, precision, device)
+    known = {} if reconstructions is None else {"reconstruction": reconstructions}
     return evaluate(
         run,
         config,
         images,
         sample_set,
         reference_description=_describe(recipe.data, config.reference),
-        baselines={"reconstruction": Reconstructions(images, autoencoder, recipe.autoencoder.batch_size)},
+        baselines={} if known else {"reconstruction": _reconstructions(images, recipe.autoencoder, device)},
+        measured_baselines=known,
         cache_dir=cache_dir,
         device=device,
         progress=progress,
     )
+
+
+def _reconstructions(images: ReferenceImages, config: AutoencoderConfig, device: str) -> Reconstructions:
+    autoencoder = load_autoencoder(config.path, config.subfolder, getattr(torch, config.precision), device)
+    return Reconstructions(images, autoencoder, config.batch_size)
 
 
 def _describe(data: DataConfig, reference: str) -> str:

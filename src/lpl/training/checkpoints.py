@@ -39,7 +39,12 @@ class CheckpointError(LplError, RuntimeError):
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+    keep_every: int | None = None,
 ) -> Path:
     """Writes checkpoint `step`, then removes all but the newest `keep` complete ones.
 
@@ -50,6 +55,7 @@ def save_checkpoint(
             left out.
         state: anything JSON holds.
         keep: how many checkpoints to keep, ≥ 1.
+        keep_every: checkpoints of steps that this divides are kept, too.
 
     Returns:
         The checkpoint's folder.
@@ -76,7 +82,8 @@ def save_checkpoint(
     os.replace(temporary, final)
     _sync(folder)
     for old in complete_checkpoints(folder)[:-keep]:
-        _remove(old)
+        if keep_every is None or int(old.name.removeprefix("step-")) % keep_every:
+            _remove(old)
     return final
 
 

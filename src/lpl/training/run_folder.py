@@ -34,6 +34,7 @@ FREE_KEYS = frozenset(
         "training.checkpoint_every",
         "training.keep_checkpoints",
         "training.sample_every",
+        "training.keep_every",
     }
 )
 FREE_SECTIONS = ("sampling.", "evaluation.")

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import Tensor
 
 from ..autoencoders import load_autoencoder
-from ..config import SamplingConfig
+from ..config import AutoencoderConfig, SamplingConfig
 from ..data import to_pil
 from ..denoisers import ClassConditionalMMDiT
 from ..diffusion import DiffusionPath, make_path
@@ -31,8 +31,15 @@ GRID_IMAGES = 64  # shown in grid.png, at most
 GRID_GAP = 2  # pixels between them
 
 
-def sample_run(run: str | Path, config: SamplingConfig, set_name: str = "default", progress: bool = True) -> Path:
-    """Draws samples with a run's newest checkpoint and writes them to RUN/samples/SET.
+def sample_run(
+    run: str | Path,
+    config: SamplingConfig,
+    set_name: str = "default",
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    autoencoder_config: AutoencoderConfig | None = None,
+) -> Path:
+    """Draws samples with one of a run's checkpoints and writes them to RUN/samples/SET.
 
     Sample i has noise of its own, seeded by (config.seed, i), and label i of `config.labels` in turn, or class i modulo
     the number of classes; the same seed therefore gives the same images whatever the batch size. A set that exists is
@@ -43,6 +50,8 @@ def sample_run(run: str | Path, config: SamplingConfig, set_name: str = "default
         config: how to sample.
         set_name: name of the folder within RUN/samples.
         progress: whether to show a progress bar, on standard error.
+        checkpoint: which one to sample from; by default the newest.
+        autoencoder_config: where the autoencoder lies now, where that is not where it lay while training.
 
     Returns:
         The folder: 000000.png …, samples.json and grid.png.
@@ -55,11 +64,11 @@ def sample_run(run: str | Path, config: SamplingConfig, set_name: str = "default
     if not set_name or Path(set_name).name != set_name or set_name.startswith("."):
         raise ValueError(f"set_name: got {set_name!r}, takes the name of one folder")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    denoiser, recipe, information = load_denoiser(run, config.weights, device)
+    denoiser, recipe, information = load_denoiser(checkpoint or run, config.weights, device)
     labels = sample_labels(config, information["classes"])
     path = make_path(recipe.diffusion)
-    dtype = getattr(torch, recipe.autoencoder.precision)
-    autoencoder = load_autoencoder(recipe.autoencoder.path, recipe.autoencoder.subfolder, dtype, device)
+    codec = autoencoder_config or recipe.autoencoder
+    autoencoder = load_autoencoder(codec.path, codec.subfolder, getattr(torch, codec.precision), device)
 
     temporary = run / f".samples-{set_name}"  # not within samples/, where it would pass for a set
     shutil.rmtree(temporary, ignore_errors=True)
@@ -71,7 +80,7 @@ def sample_run(run: str | Path, config: SamplingConfig, set_name: str = "default
             indices = range(start, min(start + config.batch_size, config.count))
             report = partial(_report, bar, task, indices)
             latents = draw_latents(denoiser, path, information["latent_shape"], config, indices, labels, report)
-            parts = latents.split(recipe.autoencoder.batch_size)
+            parts = latents.split(codec.batch_size)
             images = [to_pil(image) for part in parts for image in autoencoder.decode(part)]
             for index, image in zip(indices, images, strict=True):
                 image.save(temporary / f"{index:06d}.png")

@@ -76,7 +76,8 @@ class TrainingState:
             "versions": versions(),
             **self.facts,
         }
-        return save_checkpoint(folder, self.step, tensors, state, recipe.training.keep_checkpoints)
+        training = recipe.training
+        return save_checkpoint(folder, self.step, tensors, state, training.keep_checkpoints, training.keep_every)
 
     def restore(self, checkpoint: Path) -> None:
         """Puts back everything that `save` wrote."""

@@ -88,7 +88,7 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
             ending = how_it_ends(accelerator, state, training, signals, agreeing=logged)
             if logged or ending == "time_budget":
                 recorder.log(rate)
-            if ending or step % training.checkpoint_every == 0:
+            if ending or is_saved(step, training):
                 recorder.save()
             if training.sample_every is not None and step % training.sample_every == 0:
                 recorder.preview()
@@ -141,6 +141,11 @@ def how_it_ends(
         return signal.Signals(received).name
     # The first process's clock decides, because it is the one that checkpoints record.
     return "time_budget" if training.time_budget is not None and votes[0][0] >= training.time_budget else ""
+
+
+def is_saved(step: int, training: TrainingConfig) -> bool:
+    """Whether a checkpoint is written after this step."""
+    return any(every is not None and step % every == 0 for every in (training.checkpoint_every, training.keep_every))
 
 
 def ending_of(checkpoint: Path, training: TrainingConfig) -> str:

@@ -1,0 +1,218 @@
+"""The columns of a study's table: measures of the evaluation, and facts of the run.
+
+A further column is one `Column` in `RUN_COLUMNS`; whatever the evaluation measures is a column without further ado.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..reports.metric_table import ARROWS, READINGS
+from .planning import Point
+from .store import run_information
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one point once it has been run.
+
+    Attributes:
+        point: in the plan.
+        folder: of its run; None where nothing is trained.
+        measurement: as `read_measurement` gives it; None where nothing is sampled.
+        speed: images/s of the arm, from the timing in turn.
+    """
+
+    point: Point
+    folder: Path | None = None
+    measurement: Mapping[str, Any] | None = None
+    speed: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: in study files.
+        heading: for people, with the unit.
+        better: "lower", "higher", "one" (a ratio), or None: does not judge.
+        value: of one point; None where it has none.
+        description: what it is.
+        relative: whether differences are told as a factor rather than as a number.
+    """
+
+    name: str
+    heading: str
+    better: str | None
+    value: Callable[[Evidence], float | None]
+    description: str = ""
+    relative: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """The direction in which it improves, empty where there is none."""
+        return ARROWS.get(self.better or "", "")
+
+    @property
+    def reading(self) -> str:
+        """The direction in words."""
+        return READINGS.get(self.better or "", "descriptive")
+
+    def badness(self, value: float) -> float:
+        """Smaller is better; a ratio of 2 is as far from 1 as one of 1/2."""
+        if self.better == "one":
+            return abs(math.log(value)) if value > 0 else math.inf
+        return -value if self.better == "higher" else value
+
+
+def _of_run(key: str, scale: float = 1.0) -> Callable[[Evidence], float | None]:
+    def value(evidence: Evidence) -> float | None:
+        found = run_information(evidence.folder).get(key) if evidence.folder is not None else None
+        return None if found is None else float(found) / scale
+
+    return value
+
+
+def _of_training(key: str) -> Callable[[Evidence], float | None]:
+    return lambda evidence: float(getattr(evidence.point.recipe.training, key))
+
+
+def _last_logged(key: str) -> Callable[[Evidence], float | None]:
+    """Mean over the last half of what the run logged, where the weight is no longer being matched."""
+
+    def value(evidence: Evidence) -> float | None:
+        file = None if evidence.folder is None else evidence.folder / "metrics.jsonl"
+        if file is None or not file.is_file():
+            return None
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        values = [row[key] for row in rows[len(rows) // 2 :] if row.get(key) is not None]
+        return math.fsum(values) / len(values) if values else None
+
+    return value
+
+
+def _flops(evidence: Evidence) -> float | None:
+    from ..training.flops import iteration_flops
+
+    recipe = evidence.point.recipe
+    return float(iteration_flops(recipe, recipe.objective.perceptual is not None).total) / 1e12
+
+
+def _total_flops(evidence: Evidence) -> float | None:
+    steps = _of_run("step")(evidence) or evidence.point.recipe.training.steps
+    an_iteration = _flops(evidence)
+    return None if an_iteration is None else an_iteration * steps
+
+
+RUN_COLUMNS: dict[str, Column] = {
+    column.name: column
+    for column in (
+        Column(
+            "images_per_second",
+            "Images/s",
+            "higher",
+            _of_run("images_per_second"),
+            "Training throughput of the run, samples over seconds of training.",
+            relative=True,
+        ),
+        Column(
+            "speed",
+            "Images/s, in turn",
+            "higher",
+            lambda evidence: evidence.speed,
+            "Training throughput where all arms take turns of a few steps in one process: median over rounds.",
+            relative=True,
+        ),
+        Column(
+            "peak_memory",
+            "Peak memory, GiB",
+            "lower",
+            _of_run("peak_memory_bytes", GIB),
+            "Largest memory while training: of GPU tensors, or of the process on a CPU.",
+            relative=True,
+        ),
+        Column("seconds", "Training, s", None, _of_run("seconds"), "Seconds in which steps were trained.", True),
+        Column("steps", "Steps", None, _of_run("step"), "Optimiser steps of the run."),
+        Column("batch_size", "Batch", None, _of_training("batch_size"), "Samples a process and forward pass."),
+        Column("learning_rate", "Learning rate", None, _of_training("learning_rate"), "Of AdamW."),
+        Column(
+            "perceptual_weight", "Weight", None, _of_run("perceptual_weight"), "Of the perceptual term, as matched."
+        ),
+        Column(
+            "gradient_ratio",
+            "Gradient ratio",
+            None,
+            _last_logged("gradient_ratio"),
+            "‖∇ w·L_perceptual‖ over ‖∇ ℓ2‖ at the denoiser's output, mean over the last half of training.",
+        ),
+        Column("flops", "TFLOP an iteration", "lower", _flops, "Counted by torch's FlopCounterMode.", relative=True),
+        Column("total_flops", "TFLOP in all", "lower", _total_flops, "Those of an iteration times steps.", True),
+    )
+}
+DEFAULT_MEASURES = (
+    "frechet_distance",
+    "kernel_distance",
+    "sliced_wasserstein",
+    "sliced_wasserstein_shared",
+    "log_spectral_distance",
+    "high_frequency_ratio",
+    "contrast_ratio",
+)
+DEFAULT_RUN_COLUMNS = ("steps", "seconds")
+
+
+def columns_of(names: Sequence[str] | None, evidence: Sequence[Evidence]) -> list[Column]:
+    """The columns that were asked for, or by default the measures that judge, and the length of training.
+
+    A measure that no point has is left out where it was not asked for by name.
+    """
+    declared = _declared(evidence)
+    measured = {name for entry in evidence for name in _results(entry)}
+    if names is None:
+        names = [*(name for name in DEFAULT_MEASURES if name in measured), *DEFAULT_RUN_COLUMNS]
+    return [RUN_COLUMNS[name] if name in RUN_COLUMNS else _measure(name, declared) for name in names]
+
+
+def unknown_columns(names: Sequence[str]) -> list[str]:
+    """Names that are neither a fact of a run nor a measure of the evaluation."""
+    from ..evaluation.measures import all_labels
+
+    known = {*RUN_COLUMNS, *all_labels()}
+    return [name for name in names if name.partition("/")[0] not in known]
+
+
+def _measure(name: str, declared: Mapping[str, Any]) -> Column:
+    entry = declared.get(name) or declared.get(name.partition("/")[0]) or {}
+    label = str(entry.get("label") or name.replace("_", " "))
+    level = name.partition("/")[2]
+    heading = f"{label[:1].upper()}{label[1:]}{f', {level} px' if level else ''}"
+    better = entry.get("better") if entry.get("better") in ARROWS else None
+    return Column(name, heading, better, _measured(name), str(entry.get("description") or ""))
+
+
+def _measured(name: str) -> Callable[[Evidence], float | None]:
+    def value(evidence: Evidence) -> float | None:
+        found = _results(evidence).get(name)
+        return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
+
+    return value
+
+
+def _results(evidence: Evidence) -> Mapping[str, Any]:
+    results: Mapping[str, Any] = (evidence.measurement or {}).get("entry", {}).get("results", {})
+    return results
+
+
+def _declared(evidence: Sequence[Evidence]) -> Mapping[str, Any]:
+    declared: dict[str, Any] = {}
+    for entry in evidence:
+        declared = {**(entry.measurement or {}).get("measures", {}), **declared}
+    return declared

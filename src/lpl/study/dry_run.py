@@ -1,0 +1,94 @@
+"""What a study would do, without doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from ..errors import LplError
+from ..training.checkpoints import complete_checkpoints
+from .files import Study
+from .identity import Adopted, Training
+from .measured import MachineMeasurements
+from .planning import Point, plan, plan_selection, training_order
+from .store import Store, is_complete
+from .study import STORE, measurements_of
+
+
+class NotMeasured:
+    """Answers a plan's questions from what has been measured before, and with the recipe's own numbers otherwise."""
+
+    def __init__(self, measured: MachineMeasurements) -> None:
+        self.measured = measured
+        self.guessed: set[str] = set()
+
+    def steps(self, other: Training, training: Training) -> int:
+        """As measured before, or as many as the other's."""
+        if self.measured.recalled_times([other, training]) is not None:
+            return self.measured.steps(other, training)
+        self.guessed.add(training.label)
+        return other.recipe.training.steps
+
+    def batch_size(self, training: Training) -> int:
+        """As measured before, or the recipe's."""
+        found = self.measured.recalled_batch_size(training)
+        if found is not None:
+            return found
+        self.guessed.add(training.label)
+        return training.recipe.training.batch_size
+
+
+def dry_run_table(study: Study, store: Path | None = None) -> Table:
+    """The runs that a study needs, with what of them is there already.
+
+    Raises:
+        RecipeError: a recipe that can't be run.
+    """
+    shelf = Store(store or STORE)
+    measured = NotMeasured(MachineMeasurements(shelf, memory_limit=study.config.memory_limit))
+    points = plan_selection(study, measured) if study.config.select else []
+    points += plan(study, measured, {} if not points else _first_places(points))
+    at = f" at {study.scale}" if study.scale else ""
+    table = Table(title=f"{study.config.name}{at}: what it needs", title_justify="left")
+    for heading in ("run", "begins from", "steps", "batch", "training", "measurements"):
+        table.add_column(heading, overflow="fold")
+    if not study.config.train:
+        return table
+    for training in training_order(points):
+        table.add_row(*_row(shelf, training, points, measured.guessed))
+    return table
+
+
+def _first_places(points: list[Point]) -> dict[str, tuple[tuple[str, object], ...]]:
+    """Some place in each arm's sweep: runs are the same whichever will be chosen, unless the sweep is over training."""
+    return {point.arm: point.values for point in reversed(points)}
+
+
+def _row(store: Store, training: Training | Adopted, points: list[Point], guessed: set[str]) -> list[str]:
+    settings = training.recipe.training
+    if isinstance(training, Adopted):
+        start, steps, batch = str(training.checkpoint), "–", "–"
+    else:
+        start = training.start.label if training.start is not None else "random weights"
+        steps = "to be measured" if training.label in guessed else f"{settings.steps:,}"
+        steps = f"at most {steps}" if training.same_time_as is not None else steps
+        batch = str(settings.batch_size)
+    return [training.label, start, steps, batch, *_state(store, training, points)]
+
+
+def _state(store: Store, training: Training | Adopted, points: list[Point]) -> tuple[str, str]:
+    """How far a run is, and how many of its measurements are made."""
+    try:
+        folder = store.locate(training)
+        wanted = measurements_of(store, training, points)
+    except (LplError, FileNotFoundError) as error:
+        return f"can't begin here: {error}", ""
+    if is_complete(folder):
+        from .running import read_measurement
+
+        made = sum(read_measurement(folder, measurement) is not None for measurement in wanted)
+        return f"done, {folder.name}", f"{made} of {len(wanted)} made"
+    checkpoints = complete_checkpoints(folder / "checkpoints")
+    begun = f"begun, {checkpoints[-1].name}" if checkpoints else "to be done"
+    return ("exists" if isinstance(training, Adopted) else begun), f"{len(wanted)} to be made"

@@ -1,0 +1,144 @@
+"""Finds studies and scales, and reads them with the recipe they name.
+
+A study's values are laid over its scale's (studies/scales/NAME.yaml), then come the study's own changes at that scale
+(its key `scales`), then those of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config import RecipeError, apply_overrides, build_recipe, merge, read_yaml
+from .config import StudyConfig, flattened
+
+DEFAULT_SCALE = "tiny"
+PACKAGE = Path(__file__).resolve().parent.parent
+FOLDERS = (PACKAGE / "shipped" / "studies", PACKAGE.parent.parent / "studies")  # installed, or in the repository
+OWN_KEYS = frozenset(StudyConfig.model_fields) - {"name", "recipe", "scale"}  # on the command line
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study with its recipe read.
+
+    Attributes:
+        config: what the file says, at the scale asked for.
+        base: the recipe's values, before any change.
+        origin: the file's path, for messages.
+        scale: its name, or None for a study that has sizes of its own.
+        overrides: `key=value` settings for every run.
+    """
+
+    config: StudyConfig
+    base: Mapping[str, Any]
+    origin: str
+    scale: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def load_study(study: str | Path, scale: str | None = None, overrides: Sequence[str] = ()) -> Study:
+    """Reads a study and the recipe it names.
+
+    Args:
+        study: a YAML file, or the name of a bundled study.
+        scale: tiny, cpu, small, paper, or any other file in studies/scales.
+        overrides: `key=value`; keys of the study (`seeds=[0,1]`, `arms.lpl.recipe.training.steps=50`) or of the recipe,
+            which then hold for every run.
+
+    Raises:
+        RecipeError: a file is missing, a key unknown or a value impossible.
+    """
+    path = find_study(study)
+    values = read_yaml(path)
+    changes = values.pop("scales", {})
+    scale = scale or values.get("scale") or (None if "recipe" in values else DEFAULT_SCALE)
+    values = _anchored(values, path)
+    if scale is not None:
+        values = _at_scale(values, scale, changes, path)
+    own = [override for override in overrides if override.partition("=")[0].split(".")[0] in OWN_KEYS]
+    config = build_recipe(_with_overrides(values, own), str(path), StudyConfig)
+    if config.recipe is None:
+        raise RecipeError(f"{path}: recipe: neither the study nor its scale names one")
+    rest = tuple(override for override in overrides if override not in own)
+    return Study(config, read_yaml(Path(config.recipe)), str(path), scale, rest)
+
+
+def find_study(study: str | Path) -> Path:
+    """The file of a study, given by its path or by the name of a bundled one.
+
+    Raises:
+        RecipeError: there is none; the message lists the bundled ones.
+    """
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    bundled = bundled_studies()
+    if str(study) not in bundled:
+        raise RecipeError(
+            f"{study}: no such study; takes a YAML file or one of the bundled studies: {', '.join(bundled)}"
+        )
+    return bundled[str(study)]
+
+
+def bundled_studies() -> dict[str, Path]:
+    """The studies that come with the package, by name."""
+    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
+
+
+def describe_study(path: Path) -> str:
+    """A study's title, without reading anything else of it."""
+    return str(read_yaml(path).get("title", ""))
+
+
+def _folder() -> Path:
+    return next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
+
+
+def _at_scale(values: Mapping[str, Any], scale: str, changes: Any, path: Path) -> dict[str, Any]:
+    """The scale's values, the study's over them, and its changes for that scale over both."""
+    changes = changes if isinstance(changes, Mapping) else {}
+    file = _scale_file(scale, path)
+    if "recipe" in values and scale not in changes:
+        raise RecipeError(f"{path}: names a recipe of its own and has no changes for the scale {scale}; leave it out")
+    merged = dict(values) if "recipe" in values else merge(_anchored(read_yaml(file), file), values)
+    own = changes.get(scale) or {}
+    arms = own.get("arms", {})
+    missing = [name for name, arm in arms.items() if arm is None]  # an arm that this scale can't run
+    merged = merge(merged, _anchored(own, path))
+    merged["arms"] = {name: arm for name, arm in merged.get("arms", {}).items() if name not in missing}
+    return merged
+
+
+def _scale_file(scale: str, path: Path) -> Path:
+    folders = (path.parent / "scales", _folder() / "scales")
+    for folder in folders:
+        if (folder / f"{scale}.yaml").is_file():
+            return folder / f"{scale}.yaml"
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise RecipeError(f"scale: got {scale!r}, takes {', '.join(known)}")
+
+
+def _anchored(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The values with the recipe's path made independent of the file that names it."""
+    anchored = dict(values)
+    if anchored.get("recipe"):
+        anchored["recipe"] = str(path.parent / anchored["recipe"])
+    return anchored
+
+
+def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A study's values with settings of the command line; a sweep given there replaces the file's."""
+    values = dict(values)
+    for override in overrides:
+        if override.startswith("sweep."):
+            key, _, text = override.removeprefix("sweep.").partition("=")
+            kept = flattened(values.get("sweep") or {})
+            values["sweep"] = {**kept, key: yaml.safe_load(text)}
+        else:
+            values = apply_overrides(values, [override])
+    return values

@@ -1,0 +1,92 @@
+"""A study's page: its table and plots, then what any report says of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..reports.page import MAX_RUNS, render
+from ..reports.runs import METRICS_FORMAT, Run, load_run
+from ..reports.sections import SECTIONS, Comparison, Section, SectionMaker, outcome
+from ..training.run_folder import write_text
+from .columns import Evidence
+from .config import PRETRAINING
+from .figures import study_charts
+from .tables import WORDS, Row, StudyTable
+
+TEMPLATE = "study.html.j2"
+
+
+def write_study_report(table: StudyTable, output: Path) -> Path:
+    """Writes the page; its pictures and curves are of the first seed of each row.
+
+    Args:
+        table: the study's.
+        output: the HTML file.
+
+    Returns:
+        Its path.
+    """
+    runs = shown_runs(table)
+    sections: list[SectionMaker] = [study_section(table)]
+    if runs:
+        # Over several seeds the study's table is the one that counts: one seed's metrics would speak against it.
+        sections += [made for made in SECTIONS if made is not outcome or len(table.seeds) == 1]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, render(runs, table.study.config.title or table.study.config.name, sections))
+    return output
+
+
+def study_section(table: StudyTable) -> SectionMaker:
+    """The maker of the page's first section."""
+
+    def make(comparison: Comparison) -> Section:
+        values: dict[str, Any] = {
+            "table": table,
+            "words": WORDS,
+            "caption": table.caption,
+            "charts": study_charts(table),
+            "more_runs": max(0, len(_first_seeds(table)) - MAX_RUNS),
+        }
+        return Section("study", "What the study found", "Study", TEMPLATE, values)
+
+    return make
+
+
+def shown_runs(table: StudyTable) -> list[Run]:
+    """The first seed of each row, as the other sections take them: under the row's name, with the row's samples."""
+    return [_run(row, entry) for row, entry in _first_seeds(table)[:MAX_RUNS]]
+
+
+def _first_seeds(table: StudyTable) -> list[tuple[Row, Evidence]]:
+    shown = []
+    for row in _last_iterations(table.rows):
+        entry = next((entry for entry in row.evidence if entry.folder is not None and entry.measurement), None)
+        if entry is not None:
+            shown.append((row, entry))
+    return shown
+
+
+def _last_iterations(rows: Iterable[Row]) -> list[Row]:
+    """Of an arm that is measured over iterations, the last row alone."""
+    last: dict[Any, Row] = {}
+    for row in rows:
+        last[(row.arm, row.values)] = row
+    return list(last.values())
+
+
+def _run(row: Row, entry: Evidence) -> Run:
+    assert entry.folder is not None
+    assert entry.measurement is not None
+    name = entry.measurement["set"]
+    run = load_run(entry.folder, name)
+    metrics = {
+        "format": METRICS_FORMAT,
+        "measures": entry.measurement["measures"],
+        "sets": {run.sample_set: entry.measurement["entry"]},
+    }
+    others = [problem for problem in run.problems if not problem.startswith("sample sets not shown")]
+    label = PRETRAINING if row.arm == PRETRAINING else row.label
+    return replace(run, name=label, metrics=metrics, problems=tuple(others))

@@ -1,0 +1,275 @@
+"""Runs a study: plans it, does what is not done yet, and presents what came out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..config import RecipeError
+from ..errors import LplError
+from ..reports.wording import duration
+from ..training.run_folder import write_text
+from .columns import Evidence, unknown_columns
+from .config import PRETRAINING
+from .files import Study
+from .identity import Adopted, Training, evaluation_contents
+from .measured import MachineMeasurements
+from .planning import Point, Values, plan, plan_selection, seeds_of, training_order
+from .report import write_study_report
+from .running import Job, Measurement, read_measurement
+from .scheduling import Slot, run_in_processes, run_in_turn
+from .selection import choose
+from .store import Store, is_complete, link_or_copy, slug
+from .tables import StudyTable, make_table
+from .terminal import markdown_table, terminal_table
+
+STORE = Path("runs") / "store"
+
+
+class StudyIncomplete(LplError, RuntimeError):
+    """Some runs of a study failed; everything else was done and presented."""
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What a study leaves behind.
+
+    Attributes:
+        table: rows over columns.
+        page: the report.
+    """
+
+    table: StudyTable
+    page: Path
+
+
+@dataclass
+class _Session:
+    """One call of `run_study`."""
+
+    study: Study
+    folder: Path
+    store: Store
+    console: Console
+    slots: Sequence[Slot]
+    failures: dict[str, str] = field(default_factory=dict)
+    selection: StudyTable | None = None
+
+
+def run_study(
+    study: Study,
+    output: Path | None = None,
+    console: Console | None = None,
+    store: Path | None = None,
+    slots: Sequence[Slot] = (),
+) -> Presented:
+    """Runs whatever of a study is not done yet, prints its table and writes its report.
+
+    All recipes are checked before the first one starts. The study's folder gets report.html, table.md, results.json,
+    and a link to each of its runs, which lie in the store.
+
+    Args:
+        study: what to run.
+        output: the study's folder, by default runs/NAME.
+        console: where to print.
+        store: where runs lie, by default runs/store; studies with the same store share runs.
+        slots: where processes run; by default everything happens in this one, in turn.
+
+    Returns:
+        The table and the page.
+
+    Raises:
+        RecipeError: a recipe that can't be run; nothing has been done then.
+        StudyIncomplete: a run failed; all others are done, and the table says what is missing.
+    """
+    console = console or Console()
+    folder = output or Path("runs") / study.config.name
+    session = _Session(study, folder, Store(store or STORE), console, _slots(study, slots))
+    _check(study)
+    start = time.monotonic()
+    presented = _present(session, *_carry_out(session), time.monotonic() - start)
+    if session.failures:
+        listed = "; ".join(f"{label}: {why}" for label, why in session.failures.items())
+        raise StudyIncomplete(f"{study.config.name}: {listed}; run it again to try these once more")
+    return presented
+
+
+def _carry_out(session: _Session) -> tuple[list[Evidence], dict[str, Values]]:
+    """Everything that the table is made of."""
+    study = session.study
+    measured = MachineMeasurements(session.store, session.console, study.config.memory_limit)
+    chosen: dict[str, Values] = {}
+    if study.config.select is not None:
+        evidence = _evidence(session, plan_selection(study, measured))
+        chosen = choose(study.config.select, evidence)
+        session.selection = make_table(selection_study(study), evidence, seeds_of(study))
+    points = plan(study, measured, chosen)
+    evidence = _evidence(session, points)
+    return (_with_speeds(session, measured, evidence) if study.config.measure_speed else evidence), chosen
+
+
+def _evidence(session: _Session, points: Sequence[Point]) -> list[Evidence]:
+    """Runs what the points need, and gathers what came out."""
+    if not session.study.config.train:
+        return [Evidence(point) for point in points]
+    jobs = _jobs(session, points)
+    _link(session, points)
+    if session.slots:
+        encoding = [] if all(job.done for job in jobs) else _encoding_jobs(jobs)
+        outcome = run_in_processes([*encoding, *jobs], session.slots, session.folder / "logs", session.console)
+    else:
+        outcome = run_in_turn(jobs, session.console)
+    session.failures |= outcome.failures
+    return [_found(session, point) for point in points]
+
+
+def _jobs(session: _Session, points: Sequence[Point]) -> list[Job]:
+    """One job for each run, with all the measurements that the points make of it."""
+    store = session.store
+    jobs: dict[Path, Job] = {}
+    for training in training_order(points):
+        folder = store.claim(training)
+        if folder not in jobs:
+            jobs[folder] = _job(store, training, folder)
+        wanted = measurements_of(store, training, points)
+        jobs[folder] = replace(jobs[folder], measurements=tuple(dict.fromkeys((*jobs[folder].measurements, *wanted))))
+    return list(jobs.values())
+
+
+def _job(store: Store, training: Training | Adopted, folder: Path) -> Job:
+    recipe = training.recipe.model_copy(update={"name": training.label, "output": str(folder)})
+    lock = store.lock_file(folder)
+    if isinstance(training, Adopted):
+        return Job(training.label, recipe, folder, lock)
+    time_from = None
+    after = []
+    if training.start is not None:
+        start = store.locate(training.start)
+        after.append(start)
+        changed = recipe.training.model_copy(update={"initial_checkpoint": str(start)})
+        recipe = recipe.model_copy(update={"training": changed})
+    if training.same_time_as is not None:
+        time_from = store.locate(training.same_time_as)
+        after.append(time_from)
+    return Job(training.label, recipe, folder, lock, time_from, after=tuple(after))
+
+
+def _encoding_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """One for each data set and autoencoder, so that no run's time or memory holds the encoding."""
+    recipes = {(job.recipe.data, job.recipe.autoencoder): job.recipe for job in jobs}
+    return [Job(f"encoding {number}", recipe) for number, recipe in enumerate(recipes.values(), 1)]
+
+
+def measurements_of(store: Store, training: Training | Adopted, points: Sequence[Point]) -> list[Measurement]:
+    """Every way in which points measure a run."""
+    return [_measurement(store, point) for point in points if point.training == training]
+
+
+def _measurement(store: Store, point: Point) -> Measurement:
+    contents = evaluation_contents(point.evaluation, point.recipe.data, store.known)
+    autoencoder = store.known.autoencoder(point.recipe.autoencoder)
+    return Measurement(point.step, point.sampling, point.evaluation, contents, autoencoder)
+
+
+def _found(session: _Session, point: Point) -> Evidence:
+    folder = session.store.locate(point.training)
+    if not is_complete(folder):
+        return Evidence(point, None)
+    return Evidence(point, folder, read_measurement(folder, _measurement(session.store, point)))
+
+
+def _with_speeds(session: _Session, measured: MachineMeasurements, evidence: Sequence[Evidence]) -> list[Evidence]:
+    """The arms' throughputs, timed in turn in one process; an arm that can't be timed is named among the failures."""
+    first = {entry.point.arm: entry.point.training for entry in reversed(evidence) if entry.point.arm != PRETRAINING}
+    arms = [arm for arm in session.study.config.arms if isinstance(first.get(arm), Training)]
+    trainings = [training for arm in arms if isinstance(training := first[arm], Training)]
+    try:
+        speeds = dict(zip(arms, measured.times(trainings)["speeds"], strict=True))
+    except Exception as error:
+        session.failures["speed"] = str(error)
+        return list(evidence)
+    return [replace(entry, speed=speeds.get(entry.point.arm)) for entry in evidence]
+
+
+def _link(session: _Session, points: Sequence[Point]) -> None:
+    """Readable names for the study's runs, in its folder."""
+    session.folder.mkdir(parents=True, exist_ok=True)
+    prefix = f"{session.study.base.get('name', 'run')}-"
+    for training in training_order(points):
+        link = session.folder / slug(training.label.removeprefix(prefix))
+        folder = session.store.locate(training).resolve()
+        if link.is_symlink():
+            link.unlink()
+        if not link.exists():
+            link_or_copy(folder, link)
+        else:
+            session.console.print(f"{link}: is in the way of a link to {folder}", markup=False, highlight=False)
+
+
+def _present(session: _Session, evidence: list[Evidence], chosen: dict[str, Values], seconds: float) -> Presented:
+    """The table in the terminal and as Markdown, the page, and the numbers as JSON."""
+    study, folder = session.study, session.folder
+    table = make_table(study, evidence, seeds_of(study), session.failures, chosen)
+    table = replace(table, selection=session.selection)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "table.md", markdown_table(table))
+    write_text(folder / "results.json", json.dumps(results(table), indent=1, ensure_ascii=False) + "\n")
+    page = write_study_report(table, folder / "report.html")
+    session.console.print(terminal_table(table))
+    session.console.print(f"report: {page} ({duration(seconds)} in all)", markup=False, highlight=False)
+    return Presented(table, page)
+
+
+def results(table: StudyTable) -> dict[str, Any]:
+    """A table's numbers by row, column and seed, as JSON holds them."""
+    rows = []
+    for row, cells in zip(table.rows, table.cells, strict=True):
+        columns = {
+            column.name: {
+                "values": {str(seed): value for seed, value in row.of(column).items()},
+                "text": cell.text,
+                "difference": cell.difference,
+                "verdict": cell.verdict,
+                "paper": cell.paper,
+            }
+            for column, cell in zip(table.columns, cells, strict=True)
+        }
+        runs = {str(entry.point.seed): str(entry.folder) for entry in row.evidence if entry.folder}
+        place = {"row": row.label, "arm": row.arm, "at": dict(row.values), "iteration": row.iteration}
+        rows.append({**place, "runs": runs, "columns": columns})
+    return {
+        "study": table.study.config.name,
+        "scale": table.study.scale,
+        "overrides": list(table.study.overrides),
+        "seeds": list(table.seeds),
+        "chosen": {arm: dict(values) for arm, values in table.chosen.items()},
+        "failures": table.failures,
+        "rows": rows,
+        "caption": table.caption,
+    }
+
+
+def selection_study(study: Study) -> Study:
+    """The study whose rows are every point of every sweep, as seen by what chooses among them."""
+    select = study.config.select
+    assert select is not None
+    columns = {"columns": (select.by,), "plots": (select.by,), "select": None, "notes": (), "paper": None}
+    return replace(study, config=study.config.model_copy(update=columns))
+
+
+def _slots(study: Study, slots: Sequence[Slot]) -> Sequence[Slot]:
+    if slots or not study.config.separate_processes:
+        return slots
+    return [Slot("a process of its own")]
+
+
+def _check(study: Study) -> None:
+    unknown = unknown_columns(study.config.columns or ())
+    if unknown:
+        raise RecipeError(f"{study.origin}: columns: {', '.join(unknown)} is neither a measure nor a fact of a run")

@@ -1,0 +1,96 @@
+"""Whole studies, from photographs to a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_studies import STUDY, StudyFolder
+
+
+def written(folder: Path, pattern: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
+
+
+@pytest.mark.slow
+def test_a_whole_study_from_photographs_to_a_report(studies: StudyFolder) -> None:
+    file = studies.write()
+    result = studies.run(file)
+    assert result.exit_code == 0, result.output
+    output = studies.path / "out" / "study"
+    for name in ("pretraining", "l2", "lpl", "l2-equal-time"):
+        run = output / name
+        assert json.loads((run / "run.json").read_text())["status"] == "complete"
+        assert len(list((run / "samples" / "default").glob("0*.png"))) == 12
+        assert "reconstruction" in json.loads((run / "metrics.json").read_text())["sets"]["default"]["baselines"]
+    logged = [json.loads(line) for line in (output / "lpl" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged] == [1, 2]
+    assert all(row["loss/perceptual"] >= 0 and "loss/perceptual/mid_block" in row for row in logged)
+    budget = json.loads((output / "lpl" / "run.json").read_text())["seconds"]
+    last = json.loads((output / "l2-equal-time" / "run.json").read_text())
+    assert last["ended_by"] == "time_budget"
+    assert last["seconds"] >= budget
+    page = (output / "report.html").read_text()
+    assert "A small study" in page
+    assert "no two rows can be told apart" in page
+    assert "Contrast ratio" in result.output
+    numbers = json.loads((output / "results.json").read_text())
+    assert [row["arm"] for row in numbers["rows"]] == ["l2", "lpl", "l2-equal-time", "pretraining"]
+    assert numbers["rows"][1]["columns"]["steps"]["values"] == {"0": 2.0}
+    assert (output / "table.md").read_text().startswith("|  | ")
+
+    before = written(studies.store, "*/samples/*/0*.png")
+    assert studies.run(file).exit_code == 0
+    assert written(studies.store, "*/samples/*/0*.png") == before  # what is done is not done again
+    changed = studies.run(file, "sampling.seed=5")
+    assert changed.exit_code == 0, changed.output
+    after = written(studies.store, "*/samples/*/0*.png")
+    assert before.items() <= after.items()  # other samples are drawn beside those that are there
+    assert len(after) == 2 * len(before)
+
+
+@pytest.mark.slow
+def test_studies_share_the_runs_that_both_need(studies: StudyFolder) -> None:
+    first = studies.write("first", arms={"l2": {}})
+    second = studies.write(
+        "second", seeds=[0, 1], arms={"baseline": {}, "lpl": {"recipe": {"objective": {"perceptual": {"weight": 0.5}}}}}
+    )
+    assert studies.run(first).exit_code == 0
+    before = written(studies.store, "*/checkpoints/*/model.safetensors")
+    result = studies.run(second)
+    assert result.exit_code == 0, result.output
+    # The baseline of both is one run, and so is what they begin from.
+    assert studies.runs() == ["small-baseline-seed1", "small-l2", "small-lpl", "small-lpl-seed1", "small-pretraining"]
+    assert before.items() <= written(studies.store, "*/checkpoints/*/model.safetensors").items()
+    output = studies.path / "out"
+    assert (output / "second" / "baseline").resolve() == (output / "first" / "l2").resolve()
+    rows = json.loads((output / "second" / "results.json").read_text())["rows"]
+    values = rows[0]["columns"]["sliced_wasserstein"]["values"]
+    assert list(values) == ["0", "1"]
+    assert values["0"] != values["1"]
+    assert rows[1]["columns"]["sliced_wasserstein"]["verdict"] in ("better", "worse", "undecided")
+    assert "±" in rows[1]["columns"]["sliced_wasserstein"]["text"]
+
+
+@pytest.mark.slow
+def test_one_arm_that_fails_does_not_stop_the_others(studies: StudyFolder) -> None:
+    arms = {
+        "l2": {},
+        "broken": {"recipe": {"training": {"initial_weights": "ema"}}},
+        "after-broken": {"recipe": {"training": {"steps": 9}}, "same_time_as": "broken"},
+        "lpl": STUDY["arms"]["lpl"],
+    }
+    # Pre-training ends before its average begins, so that there is none to begin from.
+    pretraining = {"training": {"ema_start": 3, "steps": 2}}
+    file = studies.write(arms=arms, pretraining=pretraining, show_pretraining=False)
+    result = studies.run(file, "sampling.weights=raw")
+    assert result.exit_code == 1
+    failures = json.loads((studies.path / "out" / "study" / "results.json").read_text())["failures"]
+    assert list(failures) == ["small-broken", "small-after-broken"]
+    assert "holds no averaged weights" in failures["small-broken"]
+    assert "small-broken" in failures["small-after-broken"]
+    assert failures["small-after-broken"].endswith("failed")
+    assert "holds no averaged weights" in result.output
+    rows = json.loads((studies.path / "out" / "study" / "results.json").read_text())["rows"]
+    assert [row["arm"] for row in rows if row["runs"]] == ["l2", "lpl"]
