@@ -22,8 +22,10 @@ class ArmConfig(Section):
     throughout: dict[str, Any] = Field(default_factory=dict)  # what it changes in both its pre- and its post-training
     start: Literal["pretraining", "scratch"] = "pretraining"  # scratch: random weights, trained as `posttraining` says
     pretrained: str | None = None  # a run or checkpoint to begin from, in place of the study's pre-training
+    against: str | None = None  # the arm it is compared with, in place of the study's baseline
     same_time_as: str | None = None  # an arm listed before: this one trains for as long as that one
     equal_time: Literal["clock", "ratio"] = "clock"  # see `StudyConfig`
+    gate_like: str | None = None  # an arm listed before, with a matched weight: eq. (15) takes its gain from there
     largest_batch: bool = False  # the largest batch that fits; the learning rate is scaled with it
     sweep: Sweep | None = None  # in place of the study's; {}: none
     paper: dict[str, float] = Field(default_factory=dict)  # what the paper reports, by column
@@ -66,6 +68,8 @@ class StudyConfig(Section):
     pretrained: str | None = None  # a run or checkpoint that exists, in place of pre-training
     pretraining: dict[str, Any] = Field(default_factory=dict)  # changes to the recipe for pre-training
     posttraining: dict[str, Any] = Field(default_factory=dict)  # changes to the recipe for every arm
+    perceptual: dict[str, Any] = Field(default_factory=dict)  # of every arm's perceptual term; an arm's own come first
+    lpl: dict[str, Any] = Field(default_factory=dict)  # the same, for arms whose term is LPL
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None  # of post-training and sampling
     reseed_pretraining: bool = False  # pre-train once for each seed, too
     arms: dict[str, ArmConfig] = Field(min_length=1)
@@ -95,6 +99,9 @@ class StudyConfig(Section):
             if name == PRETRAINING:
                 raise ValueError(f"arms.{name}: is the name of the run that all arms begin from; choose another")
             self._check_time(name, arm, earlier)
+            self._check_gate(name, arm, earlier)
+            if arm.against is not None and arm.against not in self.arms:
+                raise ValueError(f"arms.{name}.against: {arm.against} is not an arm ({', '.join(self.arms)})")
             if arm.start == "scratch" and arm.pretrained is not None:
                 raise ValueError(f"arms.{name}.pretrained: start=scratch begins from random weights; give one of them")
             earlier.append(name)
@@ -120,11 +127,24 @@ class StudyConfig(Section):
             raise ValueError(
                 f"arms.{name}.same_time_as: {arm.same_time_as} is not an arm listed before (those are: {listed})"
             )
-        trained = [key for key in self.sweep_of(arm.same_time_as) if not key.startswith("sampling.")]
+        self._check_single(f"arms.{name}.same_time_as", arm.same_time_as)
+
+    def _check_gate(self, name: str, arm: ArmConfig, earlier: list[str]) -> None:
+        if arm.gate_like is None:
+            return
+        if arm.gate_like not in earlier:
+            listed = ", ".join(earlier) or "none"
+            raise ValueError(
+                f"arms.{name}.gate_like: {arm.gate_like} is not an arm listed before (those are: {listed})"
+            )
+        self._check_single(f"arms.{name}.gate_like", arm.gate_like)
+
+    def _check_single(self, key: str, other: str) -> None:
+        """Refuses to look at an arm that is trained several times."""
+        trained = [swept for swept in self.sweep_of(other) if not swept.startswith("sampling.")]
         if trained:
             raise ValueError(
-                f"arms.{name}.same_time_as: {arm.same_time_as} is trained several times (sweep over "
-                f"{', '.join(trained)}), so there is no one time"
+                f"{key}: {other} is trained several times (sweep over {', '.join(trained)}), so there is no one run"
             )
 
     def sweep_of(self, name: str) -> Sweep:
@@ -136,6 +156,11 @@ class StudyConfig(Section):
     def compared_with(self) -> str:
         """The arm that others are compared with."""
         return self.baseline or next(iter(self.arms))
+
+    def against(self, name: str) -> str:
+        """The arm that one is compared with."""
+        own = self.arms[name].against if name in self.arms else None
+        return own or self.compared_with
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -55,8 +55,9 @@ def dry_run_table(study: Study, store: Path | None = None) -> Table:
         table.add_column(heading, overflow="fold")
     if not study.config.train:
         return table
-    for training in training_order(points):
-        table.add_row(*_row(shelf, training, points, measured.guessed))
+    rows = {tuple(_row(shelf, training, points, measured.guessed)): None for training in training_order(points)}
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

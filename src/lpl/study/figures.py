@@ -13,7 +13,7 @@ from ..reports.axes import spanning
 from ..reports.charts import Chart, Line, colours
 from .columns import Column
 from .config import PRETRAINING
-from .planning import describe_values
+from .recipes import describe_values
 from .statistics import Summary
 from .tables import Row, StudyTable
 

@@ -64,8 +64,23 @@ def load_study(study: str | Path, scale: str | None = None, overrides: Sequence[
     config = build_recipe(_with_overrides(values, own), str(path), StudyConfig)
     if config.recipe is None:
         raise RecipeError(f"{path}: recipe: neither the study nor its scale names one")
+    _refuse_unknown_columns(config, path)
     rest = tuple(override for override in overrides if override not in own)
     return Study(config, read_yaml(Path(config.recipe)), str(path), scale, rest)
+
+
+def _refuse_unknown_columns(config: StudyConfig, path: Path) -> None:
+    from .columns import unknown_columns
+
+    asked = {
+        "columns": config.columns or (),
+        "plots": config.plots,
+        "select.by": (config.select.by,) if config.select else (),
+    }
+    for key, names in asked.items():
+        unknown = unknown_columns(names)
+        if unknown:
+            raise RecipeError(f"{path}: {key}: {', '.join(unknown)} is neither a measure nor a fact of a run")
 
 
 def find_study(study: str | Path) -> Path:

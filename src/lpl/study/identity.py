@@ -48,6 +48,7 @@ class Training:
         recipe: without `output` and `initial_checkpoint`, which depend on where runs lie.
         start: what it begins from; None for random weights.
         same_time_as: it trains for as many seconds as this one took.
+        gate_like: its weighting of timesteps, eq. (15), takes its gain from this one's matched weight.
         milestones: steps whose checkpoints are kept for evaluation.
     """
 
@@ -55,7 +56,13 @@ class Training:
     recipe: Recipe
     start: Training | Adopted | None = None
     same_time_as: Training | None = None
+    gate_like: Training | None = None
     milestones: tuple[int, ...] = ()
+
+    @property
+    def looked_at(self) -> dict[str, Training | None]:
+        """Other runs that it takes something from, by what it takes."""
+        return {"same_time_as": self.same_time_as, "gate_like": self.gate_like}
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ def identity_of(training: Training | Adopted, known: Fingerprints) -> dict[str, 
         "autoencoder": known.autoencoder(recipe.autoencoder),
         "contents": contents,
         "start": None if start is None else identity_of(start, known),
-        "same_time_as": None if training.same_time_as is None else identity_of(training.same_time_as, known),
+        **{name: None if run is None else identity_of(run, known) for name, run in training.looked_at.items()},
     }
 
 
@@ -186,7 +193,7 @@ def _canonical(identity: Mapping[str, Any]) -> dict[str, Any]:
         _drop(recipe, key)
     if identity.get("start") is None:
         _drop(recipe, "training.initial_weights")
-    nested = {name: identity.get(name) for name in ("start", "same_time_as")}
+    nested = {name: identity.get(name) for name in ("start", "same_time_as", "gate_like")}
     return {
         **identity,
         "recipe": recipe,

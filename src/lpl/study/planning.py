@@ -8,14 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config import EvaluationConfig, Recipe, RecipeError, SamplingConfig, apply_overrides, build_recipe, merge
+from ..config import EvaluationConfig, Recipe, RecipeError, SamplingConfig, build_recipe, merge
 from ..training.checkpoints import CheckpointError, read_state, resolve_checkpoint
 from .config import PRETRAINING
 from .files import Study
 from .identity import Adopted, Training
+from .recipes import (
+    Values,
+    base_name,
+    refuse_idle_overrides,
+    refuse_unmatched,
+    run_label,
+    seeded,
+    seeds_of,
+    study_recipe,
+    with_training,
+)
 
-PERCEPTUAL = "objective.perceptual."
-Values = tuple[tuple[str, Any], ...]  # a point of a sweep: (recipe key, value) pairs
 Trainings = dict[tuple[str, Values, int], "Training"]  # by arm, point of its sweep and seed
 
 
@@ -59,13 +68,6 @@ class Point:
         return self.training.recipe
 
 
-def seeds_of(study: Study) -> tuple[int, ...]:
-    """The seeds of post-training: the study's, or the recipe's one."""
-    if study.config.seeds is not None:
-        return study.config.seeds
-    return (study_recipe(study, next(iter(study.config.arms))).seed,)
-
-
 def plan(study: Study, measured: Measured, chosen: Mapping[str, Values] | None = None) -> list[Point]:
     """Every point of a study's table or plot, arm by arm, and seed by seed within each row.
 
@@ -80,7 +82,7 @@ def plan(study: Study, measured: Measured, chosen: Mapping[str, Values] | None =
         RecipeError: a recipe that can't be run, or an override that no arm takes.
         CheckpointError: a checkpoint to begin from is missing, or is of other latents.
     """
-    _refuse_idle_overrides(study)
+    refuse_idle_overrides(study)
     seeds = seeds_of(study)
     made: Trainings = {}
     for arm in study.config.arms:
@@ -106,38 +108,6 @@ def plan_selection(study: Study, measured: Measured) -> list[Point]:
     return points
 
 
-def study_recipe(study: Study, arm: str, pretraining: bool = False, values: Values = ()) -> Recipe:
-    """The recipe of an arm's post-training, or of the pre-training it begins from.
-
-    Raises:
-        RecipeError: it can't be run.
-    """
-    config, changes = study.config, study.config.arms[arm]
-    layers = [config.pretraining] if pretraining else [config.posttraining]
-    layers += [changes.throughout] if pretraining else [changes.throughout, changes.recipe]
-    merged: dict[str, Any] = dict(study.base)
-    for layer in layers:
-        merged = merge(merged, layer)
-    overrides = [text for text in study.overrides if _concerns(text, merged)]
-    merged = apply_overrides(merged, overrides)
-    for key, value in values:
-        merged = _with_value(merged, key, value)
-    part = f"{arm}, pretraining" if pretraining else arm
-    at = "".join(f", {key}={value}" for key, value in values)
-    return build_recipe(merged, f"{study.origin}, {part}{at}")
-
-
-def describe_values(values: Values) -> str:
-    """A point of a sweep in short: the last part of each key with its value."""
-    return ", ".join(f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in values)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "+".join(_plain(entry) for entry in value)
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _sweep(study: Study, arm: str, chosen: Mapping[str, Values] | None) -> Iterator[Values]:
     if chosen is not None and arm in chosen:
         yield chosen[arm]
@@ -156,29 +126,51 @@ def _training(study: Study, measured: Measured, made: Trainings, arm: str, value
     config, changes = study.config, study.config.arms[arm]
     recipe = study_recipe(study, arm, values=values)
     trained = tuple((key, value) for key, value in values if not key.startswith(("sampling.", "evaluation.")))
-    label = _label(study, arm, trained, seed)
-    recipe = _seeded(study, recipe, seed, label)
+    label = run_label(study, arm, trained, seed)
+    recipe = seeded(study, recipe, seed, label)
     start = _start(study, arm, seed) if changes.start == "pretraining" and config.train else None
+    refuse_unmatched(study, recipe)
     training = Training(label, recipe, start)
     if changes.largest_batch:
         training = _with_largest_batch(training, measured)
+    if changes.gate_like is not None:
+        training = _gated_like(study, training, _made(made, changes.gate_like, seed))
     if changes.same_time_as is not None:
-        other = next(run for (name, _, of), run in made.items() if (name, of) == (changes.same_time_as, seed))
+        other = _made(made, changes.same_time_as, seed)
         if changes.equal_time == "clock":
             training = replace(training, same_time_as=other)
         else:
             steps = measured.steps(other, training)
-            training = replace(training, recipe=_with_training(training.recipe, steps=steps))
+            training = replace(training, recipe=with_training(training.recipe, steps=steps))
     if config.iterations is not None:
-        recipe = _with_training(training.recipe, keep_every=config.iterations)
+        recipe = with_training(training.recipe, keep_every=config.iterations)
         training = replace(training, recipe=recipe, milestones=_milestones(study, recipe))
     return training
+
+
+def _made(made: Trainings, arm: str, seed: int) -> Training:
+    """An arm's run for one seed; where its sweep is over sampling, all of its points have the same one."""
+    return next(run for (name, _, of), run in made.items() if (name, of) == (arm, seed))
+
+
+def _gated_like(study: Study, training: Training, other: Training) -> Training:
+    """Eq. (15): w(σ) = 1 + w_LPL · Var(LPL)/Var(ℓ2) where σ ≤ τ_σ, with the w_LPL, the variances and τ_σ of `other`."""
+    perceptual = other.recipe.objective.perceptual
+    if perceptual is None or perceptual.weight != "matched":
+        raise RecipeError(
+            f"{study.origin}: gate_like: {other.label} has no matched weight, so that the variances of eq. (15) are "
+            "unknown; set its objective.perceptual.weight to matched"
+        )
+    threshold = getattr(perceptual, "sigma_threshold", None)
+    changes = {"weighting": "gated", **({"gate_sigma_threshold": threshold} if threshold is not None else {})}
+    recipe = build_recipe(merge(training.recipe.model_dump(), {"objective": changes}), training.label)
+    return replace(training, recipe=recipe, gate_like=other)
 
 
 def _points(study: Study, arm: str, values: Values, seed: int, training: Training) -> Iterator[Point]:
     recipe = training.recipe
     # The same run serves every way of sampling it.
-    sampling = _seeded(study, study_recipe(study, arm, values=values), seed, training.label).sampling
+    sampling = seeded(study, study_recipe(study, arm, values=values), seed, training.label).sampling
     if not training.milestones:
         yield Point(arm, values, seed, training, None, sampling, recipe.evaluation)
         return
@@ -211,7 +203,7 @@ def _start(study: Study, arm: str, seed: int) -> Training | Adopted:
     """What an arm begins from: its pre-training, or a checkpoint that exists."""
     config, changes = study.config, study.config.arms[arm]
     recipe = study_recipe(study, arm, pretraining=True)
-    label = f"{_name(study)}-{PRETRAINING}{f'-{arm}' if changes.throughout else ''}"
+    label = f"{base_name(study)}-{PRETRAINING}{f'-{arm}' if changes.throughout else ''}"
     path = changes.pretrained or config.pretrained
     if path is not None:
         return Adopted(label, _checkpoint(path, recipe), recipe)
@@ -252,53 +244,7 @@ def _with_largest_batch(training: Training, measured: Measured) -> Training:
     before = training.recipe.training
     batch = measured.batch_size(training)
     rate = before.learning_rate * batch / before.batch_size
-    return replace(training, recipe=_with_training(training.recipe, batch_size=batch, learning_rate=rate))
-
-
-def _with_training(recipe: Recipe, **values: Any) -> Recipe:
-    return build_recipe(merge(recipe.model_dump(), {"training": values}), recipe.name)
-
-
-def _seeded(study: Study, recipe: Recipe, seed: int, name: str) -> Recipe:
-    """The recipe for one seed: samples of different seeds come from different noise, those of different arms don't."""
-    sampling = recipe.sampling
-    if study.config.seeds is not None:
-        sampling = sampling.model_copy(update={"seed": sampling.seed + seed})
-    return recipe.model_copy(update={"name": name, "output": None, "seed": seed, "sampling": sampling})
-
-
-def _label(study: Study, arm: str, values: Values, seed: int) -> str:
-    parts = [_name(study), arm, *([describe_values(values).replace(", ", "-")] if values else [])]
-    return "-".join([*parts, *([f"seed{seed}"] if seed else [])])
-
-
-def _name(study: Study) -> str:
-    return str(study.base.get("name", "run"))
-
-
-def _with_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Sets a dotted key of a recipe; lists of a sweep come as tuples, so that they can be compared."""
-    *parents, last = key.split(".")
-    layer: dict[str, Any] = {last: list(value) if isinstance(value, tuple) else value}
-    for name in reversed(parents):
-        layer = {name: layer}
-    return merge(values, layer)
-
-
-def _concerns(override: str, values: Mapping[str, Any]) -> bool:
-    """Whether an override applies: a setting of the perceptual term must not give an arm one that has none."""
-    if not override.startswith(PERCEPTUAL):
-        return True
-    objective = values.get("objective") or {}
-    return isinstance(objective, Mapping) and objective.get("perceptual") is not None
-
-
-def _refuse_idle_overrides(study: Study) -> None:
-    for override in study.overrides:
-        if override.startswith(PERCEPTUAL) and not any(
-            study_recipe(study, arm).objective.perceptual is not None for arm in study.config.arms
-        ):
-            raise RecipeError(f"{override}: no arm of {study.config.name} has a perceptual term")
+    return replace(training, recipe=with_training(training.recipe, batch_size=batch, learning_rate=rate))
 
 
 def training_order(points: Sequence[Point]) -> list[Training | Adopted]:
@@ -310,7 +256,8 @@ def training_order(points: Sequence[Point]) -> list[Training | Adopted]:
             return
         if isinstance(training, Training):
             add(training.start)
-            add(training.same_time_as)
+            for other in training.looked_at.values():
+                add(other)
         order[training] = None
 
     for point in points:

@@ -48,6 +48,8 @@ def study_section(table: StudyTable) -> SectionMaker:
             "words": WORDS,
             "caption": table.caption,
             "charts": study_charts(table),
+            "selection": table.selection,
+            "selection_charts": study_charts(table.selection) if table.selection else [],
             "more_runs": max(0, len(_first_seeds(table)) - MAX_RUNS),
         }
         return Section("study", "What the study found", "Study", TEMPLATE, values)

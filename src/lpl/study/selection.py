@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..errors import LplError
 from .columns import Evidence
 from .config import SelectConfig
-from .planning import Values
+from .recipes import Values
 from .statistics import Summary
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from ..config import RecipeError
 from ..errors import LplError
 from ..reports.wording import duration
 from ..training.run_folder import write_text
-from .columns import Evidence, unknown_columns
+from .columns import Evidence
 from .config import PRETRAINING
 from .files import Study
 from .identity import Adopted, Training, evaluation_contents
 from .measured import MachineMeasurements
-from .planning import Point, Values, plan, plan_selection, seeds_of, training_order
+from .planning import Point, plan, plan_selection, training_order
+from .recipes import Values, seeds_of
 from .report import write_study_report
 from .running import Job, Measurement, read_measurement
 from .scheduling import Slot, run_in_processes, run_in_turn
@@ -91,7 +91,6 @@ def run_study(
     console = console or Console()
     folder = output or Path("runs") / study.config.name
     session = _Session(study, folder, Store(store or STORE), console, _slots(study, slots))
-    _check(study)
     start = time.monotonic()
     presented = _present(session, *_carry_out(session), time.monotonic() - start)
     if session.failures:
@@ -147,17 +146,16 @@ def _job(store: Store, training: Training | Adopted, folder: Path) -> Job:
     lock = store.lock_file(folder)
     if isinstance(training, Adopted):
         return Job(training.label, recipe, folder, lock)
-    time_from = None
     after = []
     if training.start is not None:
         start = store.locate(training.start)
         after.append(start)
         changed = recipe.training.model_copy(update={"initial_checkpoint": str(start)})
         recipe = recipe.model_copy(update={"training": changed})
-    if training.same_time_as is not None:
-        time_from = store.locate(training.same_time_as)
-        after.append(time_from)
-    return Job(training.label, recipe, folder, lock, time_from, after=tuple(after))
+    looked_at = {name: None if run is None else store.locate(run) for name, run in training.looked_at.items()}
+    after += [path for path in looked_at.values() if path is not None]
+    times, gates = looked_at["same_time_as"], looked_at["gate_like"]
+    return Job(training.label, recipe, folder, lock, times, gates, after=tuple(after))
 
 
 def _encoding_jobs(jobs: Sequence[Job]) -> list[Job]:
@@ -267,9 +265,3 @@ def _slots(study: Study, slots: Sequence[Slot]) -> Sequence[Slot]:
     if slots or not study.config.separate_processes:
         return slots
     return [Slot("a process of its own")]
-
-
-def _check(study: Study) -> None:
-    unknown = unknown_columns(study.config.columns or ())
-    if unknown:
-        raise RecipeError(f"{study.origin}: columns: {', '.join(unknown)} is neither a measure nor a fact of a run")

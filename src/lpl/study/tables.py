@@ -10,7 +10,7 @@ from ..reports import wording
 from .columns import Column, Evidence, columns_of
 from .config import PRETRAINING
 from .files import Study
-from .planning import Values, describe_values
+from .recipes import Values, describe_values
 from .statistics import CONFIDENCE, Difference, Summary, paired
 
 Verdict = Literal["better", "worse", "undecided", "too few seeds"]
@@ -133,7 +133,7 @@ def _row_label(study: Study, arm: str, values: Values, iteration: int | None) ->
 
 def _baseline(study: Study, rows: Sequence[Row], row: Row) -> Row | None:
     """The baseline's row at the same place, or its first one at the same iteration."""
-    candidates = [other for other in rows if other.arm == study.config.compared_with]
+    candidates = [other for other in rows if other.arm == study.config.against(row.arm)]
     candidates = [other for other in candidates if other.iteration == row.iteration] or candidates
     same = [other for other in candidates if other.values == row.values]
     found = next(iter(same or candidates), None)
@@ -198,8 +198,9 @@ def _paper(study: Study, column: Column, row: Row) -> str:
     value = arm.paper[column.name]
     unit = study.config.paper.units.get(column.name, "") if study.config.paper else ""
     text = f"{value:g}{wording.GAP}{unit}" if unit else f"{value:g}"
-    against = study.config.arms[study.config.compared_with].paper.get(column.name)
-    if column.relative and against and row.arm != study.config.compared_with:
+    baseline = study.config.against(row.arm)
+    against = study.config.arms[baseline].paper.get(column.name)
+    if column.relative and against and row.arm != baseline:
         text += f" (×{value / against:.2f})"
     return text
 
