@@ -46,7 +46,8 @@ class PerceptualConfig(PerceptualTermConfig):
     """The latent perceptual loss; the names are those of `LatentPerceptualLoss`."""
 
     kind: Literal["lpl"] = "lpl"
-    blocks: tuple[str, ...] | None = None  # None: every block the autoencoder's kind is known to have
+    # None: every block the autoencoder's kind is known to have; a number: so many of them, from the first one on
+    blocks: tuple[str, ...] | PositiveInt | None = None
     sigma_threshold: PositiveFloat | None = 3.0
     normalization: Literal["prediction", "target", "independent", "unit", "none"] = "prediction"
     outliers: Literal["deep", "all", "none"] = "deep"

@@ -164,23 +164,13 @@ def test_choosing_looks_at_other_samples_than_the_figures_do(studies: StudyFolde
     assert len(candidates) == 4
 
 
-def test_the_reweighting_of_equation_15_follows_a_matched_weight(studies: StudyFolder) -> None:
-    matched = {"weight": "matched", "matching_batches": 2, "sigma_threshold": 1.5}
-    arms = {"lpl": {"recipe": {"objective": {"perceptual": matched}}}, "gated": {"gate_like": "lpl"}}
-    posttraining = {"training": {"steps": 4}}
-    points = by_arm(planned(studies, arms=arms, posttraining=posttraining))
-    assert points["gated"].training.gate_like == points["lpl"].training
-    objective = points["gated"].recipe.objective
-    assert (objective.weighting, objective.gate_sigma_threshold, objective.perceptual) == ("gated", 1.5, None)
-    arms["lpl"] = LPL
-    with pytest.raises(RecipeError, match="small-lpl has no matched weight"):
-        planned(studies, arms=arms)
-
-
 def test_a_weight_that_would_be_matched_to_the_end_is_refused(studies: StudyFolder) -> None:
     arms = {"lpl": {"recipe": {"objective": {"perceptual": {"weight": "matched", "matching_batches": 2}}}}}
     with pytest.raises(RecipeError, match="matching_batches=2 is not less than the 2 batches of training"):
         planned(studies, arms=arms)
+    gate = {"weighting": "gated", "gate_gain": "measured", "gate_perceptual": {"matching_batches": 3}}
+    with pytest.raises(RecipeError, match="gate_perceptual.matching_batches=3 is not less than the 2 batches"):
+        planned(studies, arms={"gated": {"recipe": {"objective": gate}}})
 
 
 def test_runs_come_after_those_they_depend_on(studies: StudyFolder) -> None:

@@ -19,7 +19,6 @@ ARM: dict[str, Any] = {}
     ("change", "message"),
     [
         ({"arms": {"a": {"same_time_as": "b"}, "b": ARM}}, "arms.a.same_time_as: b is not an arm listed before"),
-        ({"arms": {"a": {"gate_like": "b"}, "b": ARM}}, "arms.a.gate_like: b is not an arm listed before"),
         ({"arms": {"pretraining": ARM}}, "choose another"),
         ({"arms": {}}, "arms: got"),
         ({"arms": {"a": {"against": "b"}}}, "arms.a.against: b is not an arm"),

@@ -30,8 +30,9 @@ class DecoderFeatures(nn.Module):
         autoencoder: a diffusers AutoencoderKL, AsymmetricAutoencoderKL, AutoencoderTiny, VQModel, AutoencoderDC or
             AutoencoderKLFlux2, a `TAEF2`, or any other module, given the names of its blocks. Another module is run by
             its `decode` method where it has one, else by its `decoder`, else by calling it.
-        blocks: names of the blocks to return, in any order; by default every block of a known kind. For any other
-            module, paths of submodules relative to it, such as "decoder.up.3".
+        blocks: names of the blocks to return, in any order; by default every block of a known kind, or, given a
+            number, the first so many of them. For any other module, paths of submodules relative to it, such as
+            "decoder.up.3".
         scaling: how the diffusion model's latents relate to the autoencoder's; by default as its configuration says.
         upscaling: image pixels per latent position along a side. Known for the known kinds; for any other module the
             finest block asked for is taken to be at full resolution unless this says otherwise.
@@ -41,7 +42,7 @@ class DecoderFeatures(nn.Module):
             memory; see `lpl.autoencoders.lean`. False: plain autograd.
 
     Raises:
-        ValueError: `blocks` names a block that does not exist, or is missing for an autoencoder of unknown kind.
+        ValueError: `blocks` names a block that does not exist, or names none for an autoencoder of unknown kind.
 
     Example:
         >>> features = DecoderFeatures(vae, blocks=["mid_block", "up_blocks.0"])
@@ -51,7 +52,7 @@ class DecoderFeatures(nn.Module):
     def __init__(
         self,
         autoencoder: nn.Module,
-        blocks: Sequence[str] | None = None,
+        blocks: Sequence[str] | int | None = None,
         scaling: LatentScaling | None = None,
         upscaling: int | None = None,
         dtype: torch.dtype | None = None,
@@ -235,15 +236,19 @@ def lay_channels_last(module: Any) -> None:
     module.to(memory_format=torch.channels_last)
 
 
-def _check_blocks(autoencoder: nn.Module, layout: DecoderLayout | None, blocks: Sequence[str] | None) -> list[str]:
+def _check_blocks(
+    autoencoder: nn.Module, layout: DecoderLayout | None, blocks: Sequence[str] | int | None
+) -> list[str]:
     """The blocks to use, each known to exist, or a message that says which there are."""
-    if blocks is None:
+    if blocks is None or isinstance(blocks, int):
         if layout is None:
             raise ValueError(
                 f"blocks: needed for {type(autoencoder).__name__}, whose blocks are not known; name submodules that "
                 f"its decode runs through (known without: {', '.join(known_autoencoders())})"
             )
-        return list(layout.blocks)
+        if blocks is not None and not 1 <= blocks <= len(layout.blocks):
+            raise ValueError(f"blocks: got {blocks}, {type(autoencoder).__name__} has 1 to {len(layout.blocks)}")
+        return list(layout.blocks)[:blocks]
     if isinstance(blocks, str) or not blocks or len(set(blocks)) != len(blocks):
         raise ValueError(f"blocks: got {blocks!r}, takes a non-empty list of different block names")
     modules: Mapping[str, nn.Module] = dict(autoencoder.named_modules())

@@ -90,7 +90,7 @@ class LatentPerceptualLoss(nn.Module):
         autoencoder: any diffusers autoencoder, a `TAEF2`, another module with the names of its blocks, or a
             `DecoderFeatures` made beforehand. It is not changed; see `DecoderFeatures`.
         blocks: decoder blocks to compare; by default all that the autoencoder's kind has (the paper's five for Stable
-            Diffusion's decoder: the mid block and every up block).
+            Diffusion's decoder: the mid block and every up block), or, given a number, the first so many.
         sigma_threshold: τ_σ. Samples with σ_t above it contribute zero and never enter the decoder. None: no gate.
         normalization: "prediction" (both by the prediction's statistics, the paper's), "target", "independent",
             "unit" (by the target's norm over channels) or "none"; see `lpl.losses.normalization`.
@@ -119,7 +119,7 @@ class LatentPerceptualLoss(nn.Module):
     def __init__(
         self,
         autoencoder: nn.Module,
-        blocks: Sequence[str] | None = None,
+        blocks: Sequence[str] | int | None = None,
         sigma_threshold: float | None = 3.0,
         normalization: NormalizationName = "prediction",
         outliers: OutlierBlocks = "deep",

@@ -25,7 +25,6 @@ class ArmConfig(Section):
     against: str | None = None  # the arm it is compared with, in place of the study's baseline
     same_time_as: str | None = None  # an arm listed before: this one trains for as long as that one
     equal_time: Literal["clock", "ratio"] = "clock"  # see `StudyConfig`
-    gate_like: str | None = None  # an arm listed before, with a matched weight: eq. (15) takes its gain from there
     largest_batch: bool = False  # the largest batch that fits; the learning rate is scaled with it
     sweep: Sweep | None = None  # in place of the study's; {}: none
     paper: dict[str, float] = Field(default_factory=dict)  # what the paper reports, by column
@@ -99,7 +98,6 @@ class StudyConfig(Section):
             if name == PRETRAINING:
                 raise ValueError(f"arms.{name}: is the name of the run that all arms begin from; choose another")
             self._check_time(name, arm, earlier)
-            self._check_gate(name, arm, earlier)
             if arm.against is not None and arm.against not in self.arms:
                 raise ValueError(f"arms.{name}.against: {arm.against} is not an arm ({', '.join(self.arms)})")
             if arm.start == "scratch" and arm.pretrained is not None:
@@ -127,24 +125,11 @@ class StudyConfig(Section):
             raise ValueError(
                 f"arms.{name}.same_time_as: {arm.same_time_as} is not an arm listed before (those are: {listed})"
             )
-        self._check_single(f"arms.{name}.same_time_as", arm.same_time_as)
-
-    def _check_gate(self, name: str, arm: ArmConfig, earlier: list[str]) -> None:
-        if arm.gate_like is None:
-            return
-        if arm.gate_like not in earlier:
-            listed = ", ".join(earlier) or "none"
-            raise ValueError(
-                f"arms.{name}.gate_like: {arm.gate_like} is not an arm listed before (those are: {listed})"
-            )
-        self._check_single(f"arms.{name}.gate_like", arm.gate_like)
-
-    def _check_single(self, key: str, other: str) -> None:
-        """Refuses to look at an arm that is trained several times."""
-        trained = [swept for swept in self.sweep_of(other) if not swept.startswith("sampling.")]
+        trained = [key for key in self.sweep_of(arm.same_time_as) if not key.startswith("sampling.")]
         if trained:
             raise ValueError(
-                f"{key}: {other} is trained several times (sweep over {', '.join(trained)}), so there is no one run"
+                f"arms.{name}.same_time_as: {arm.same_time_as} is trained several times (sweep over "
+                f"{', '.join(trained)}), so there is no one time"
             )
 
     def sweep_of(self, name: str) -> Sweep:

@@ -35,7 +35,10 @@ PATHS = frozenset(
 # Keys that a resumed run may change, and that change what comes out, how fast it comes or how much memory it takes.
 TELLING = frozenset({"training.time_budget", "training.accumulation", "denoiser.gradient_checkpointing"})
 LEFT_OUT = PATHS | (FREE_KEYS - TELLING)
-CONTENT_KEYS = ("objective.perceptual.classifier",)  # a file or folder that the training reads
+# Keys that name a file or folder that training reads, or FILE.py:CLASS.
+CONTENT_KEYS = tuple(
+    f"objective.{term}.{key}" for term in ("perceptual", "gate_perceptual") for key in ("classifier", "term")
+)
 SPEED_SETTINGS = ("batch_size",)  # of sampling and evaluation: how the same numbers are computed
 
 
@@ -48,7 +51,6 @@ class Training:
         recipe: without `output` and `initial_checkpoint`, which depend on where runs lie.
         start: what it begins from; None for random weights.
         same_time_as: it trains for as many seconds as this one took.
-        gate_like: its weighting of timesteps, eq. (15), takes its gain from this one's matched weight.
         milestones: steps whose checkpoints are kept for evaluation.
     """
 
@@ -56,13 +58,7 @@ class Training:
     recipe: Recipe
     start: Training | Adopted | None = None
     same_time_as: Training | None = None
-    gate_like: Training | None = None
     milestones: tuple[int, ...] = ()
-
-    @property
-    def looked_at(self) -> dict[str, Training | None]:
-        """Other runs that it takes something from, by what it takes."""
-        return {"same_time_as": self.same_time_as, "gate_like": self.gate_like}
 
 
 @dataclass(frozen=True)
@@ -137,18 +133,14 @@ def identity_of(training: Training | Adopted, known: Fingerprints) -> dict[str, 
     if isinstance(training, Adopted):
         return {"checkpoint": _checkpoint_content(training.checkpoint)}
     recipe, start = training.recipe, training.start
-    contents = {}
-    for key in CONTENT_KEYS:
-        path = _dotted(recipe.model_dump(mode="json"), key)
-        if isinstance(path, str) and Path(path).exists():
-            contents[key] = known.file(Path(path))
+    values = recipe.model_dump(mode="json")
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": values,
         "images": known.images(recipe.data),
         "autoencoder": known.autoencoder(recipe.autoencoder),
-        "contents": contents,
+        "contents": _contents(values, known),
         "start": None if start is None else identity_of(start, known),
-        **{name: None if run is None else identity_of(run, known) for name, run in training.looked_at.items()},
+        "same_time_as": None if training.same_time_as is None else identity_of(training.same_time_as, known),
     }
 
 
@@ -193,13 +185,27 @@ def _canonical(identity: Mapping[str, Any]) -> dict[str, Any]:
         _drop(recipe, key)
     if identity.get("start") is None:
         _drop(recipe, "training.initial_weights")
-    nested = {name: identity.get(name) for name in ("start", "same_time_as", "gate_like")}
+    nested = {name: identity.get(name) for name in ("start", "same_time_as")}
     return {
         **identity,
         "recipe": recipe,
         "contents": contents,
         **{name: None if value is None else _canonical(value) for name, value in nested.items()},
     }
+
+
+def _contents(values: Mapping[str, Any], known: Fingerprints) -> dict[str, str]:
+    """Fingerprints of the files that a recipe names, by key; of a class in a file, its name too."""
+    contents = {}
+    for key in CONTENT_KEYS:
+        named = _dotted(values, key)
+        if not isinstance(named, str):
+            continue
+        file, separator, name = named.rpartition(":")
+        path = Path(file) if separator and file.endswith(".py") else Path(named)
+        if path.exists():
+            contents[key] = f"{known.file(path)}{f':{name}' if path.suffix == '.py' else ''}"
+    return contents
 
 
 def _checkpoint_content(checkpoint: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..config import Recipe
 from ..data.images import digest
 from ..training.run_folder import timestamp
 from .identity import Training, identity_key, identity_of
-from .store import Store
+from .store import Store, is_complete
 
 TIMINGS, BATCH_SIZES = "timings", "batch-sizes"
 GIB = 1 << 30
@@ -50,7 +50,7 @@ class MachineMeasurements:
         if record is None:
             from .timing import ROUNDS, measure_step_times
 
-            recipes = [training.recipe for training in trainings]
+            recipes = [self._startable(training) for training in trainings]
             rounds = iter(tracked(range(ROUNDS), "Timing objectives"))
             next(rounds, None)
             times = measure_step_times(recipes, advance=lambda: next(rounds, None))
@@ -64,6 +64,13 @@ class MachineMeasurements:
             }
             self.store.remember(TIMINGS, self._times_key(trainings), record)
         return record
+
+    def _startable(self, training: Training) -> Recipe:
+        """The recipe with the checkpoint to begin from where that is there already, else with random weights."""
+        start = None if training.start is None else self.store.locate(training.start)
+        checkpoint = str(start) if start is not None and is_complete(start) else None
+        changed = training.recipe.training.model_copy(update={"initial_checkpoint": checkpoint})
+        return training.recipe.model_copy(update={"training": changed})
 
     def recalled_times(self, trainings: Sequence[Training]) -> dict[str, Any] | None:
         """What `times` measured before."""

@@ -133,8 +133,6 @@ def _training(study: Study, measured: Measured, made: Trainings, arm: str, value
     training = Training(label, recipe, start)
     if changes.largest_batch:
         training = _with_largest_batch(training, measured)
-    if changes.gate_like is not None:
-        training = _gated_like(study, training, _made(made, changes.gate_like, seed))
     if changes.same_time_as is not None:
         other = _made(made, changes.same_time_as, seed)
         if changes.equal_time == "clock":
@@ -151,20 +149,6 @@ def _training(study: Study, measured: Measured, made: Trainings, arm: str, value
 def _made(made: Trainings, arm: str, seed: int) -> Training:
     """An arm's run for one seed; where its sweep is over sampling, all of its points have the same one."""
     return next(run for (name, _, of), run in made.items() if (name, of) == (arm, seed))
-
-
-def _gated_like(study: Study, training: Training, other: Training) -> Training:
-    """Eq. (15): w(σ) = 1 + w_LPL · Var(LPL)/Var(ℓ2) where σ ≤ τ_σ, with the w_LPL, the variances and τ_σ of `other`."""
-    perceptual = other.recipe.objective.perceptual
-    if perceptual is None or perceptual.weight != "matched":
-        raise RecipeError(
-            f"{study.origin}: gate_like: {other.label} has no matched weight, so that the variances of eq. (15) are "
-            "unknown; set its objective.perceptual.weight to matched"
-        )
-    threshold = getattr(perceptual, "sigma_threshold", None)
-    changes = {"weighting": "gated", **({"gate_sigma_threshold": threshold} if threshold is not None else {})}
-    recipe = build_recipe(merge(training.recipe.model_dump(), {"objective": changes}), training.label)
-    return replace(training, recipe=recipe, gate_like=other)
 
 
 def _points(study: Study, arm: str, values: Values, seed: int, training: Training) -> Iterator[Point]:
@@ -256,8 +240,7 @@ def training_order(points: Sequence[Point]) -> list[Training | Adopted]:
             return
         if isinstance(training, Training):
             add(training.start)
-            for other in training.looked_at.values():
-                add(other)
+            add(training.same_time_as)
         order[training] = None
 
     for point in points:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import Recipe, RecipeError, apply_overrides, build_recipe, merge
+from ..objective_sections import DEFAULT_KIND
+from .config import PRETRAINING
 from .files import Study
 
 PERCEPTUAL = "objective.perceptual."
@@ -25,6 +27,9 @@ def study_recipe(study: Study, arm: str, pretraining: bool = False, values: Valu
     for layer in layers:
         merged = merge(merged, layer)
     merged = _with_term_settings(study, merged)
+    if not pretraining and changes.start == "pretraining":
+        # Only runs know where it lies, and some terms need to know that there is one.
+        merged = merge(merged, {"training": {"initial_checkpoint": PRETRAINING}})
     overrides = [text for text in study.overrides if _concerns(text, merged)]
     merged = apply_overrides(merged, overrides)
     for key, value in values:
@@ -37,12 +42,13 @@ def study_recipe(study: Study, arm: str, pretraining: bool = False, values: Valu
 def _with_term_settings(study: Study, values: dict[str, Any]) -> dict[str, Any]:
     """The study's settings of perceptual terms below the arm's own, where the arm has such a term."""
     objective = values.get("objective") or {}
-    own = objective.get("perceptual") if isinstance(objective, Mapping) else None
-    if not isinstance(own, Mapping):
-        return values
-    config = study.config
-    general = merge(config.perceptual, config.lpl if own.get("kind", "lpl") == "lpl" else {})
-    return merge(values, {"objective": {"perceptual": merge(general, own)}})
+    for key in ("perceptual", "gate_perceptual"):
+        own = objective.get(key) if isinstance(objective, Mapping) else None
+        if isinstance(own, Mapping):
+            is_lpl = own.get("kind", DEFAULT_KIND) == DEFAULT_KIND
+            settings = merge(merge(study.config.perceptual, study.config.lpl if is_lpl else {}), own)
+            values = merge(values, {"objective": {key: settings}})
+    return values
 
 
 def describe_values(values: Values) -> str:
@@ -127,12 +133,11 @@ def refuse_unmatched(study: Study, recipe: Recipe) -> None:
     Raises:
         RecipeError: matching takes all batches of training.
     """
-    perceptual, training = recipe.objective.perceptual, recipe.training
-    if perceptual is None or perceptual.weight != "matched":
-        return
-    batches = training.steps * training.accumulation
-    if perceptual.matching_batches >= batches:
-        raise RecipeError(
-            f"{study.origin}, {recipe.name}: objective.perceptual.matching_batches={perceptual.matching_batches} is "
-            f"not less than the {batches} batches of training, so that the term would have no weight in any of them"
-        )
+    batches = recipe.training.steps * recipe.training.accumulation
+    for key, term in recipe.objective.terms.items():
+        measured = term.weight == "matched" or key == "gate_perceptual"
+        if measured and term.matching_batches >= batches:
+            raise RecipeError(
+                f"{study.origin}, {recipe.name}: objective.{key}.matching_batches={term.matching_batches} is not less "
+                f"than the {batches} batches of training, so that it would have no weight in any of them"
+            )

@@ -53,7 +53,6 @@ class Job:
         folder: of the run.
         lock: file that is held while working on the run.
         time_from: folder of the run whose seconds of training are this one's time budget.
-        gate_from: folder of the run whose matched weight decides the gain of eq. (15).
         measurements: to be made once it is trained.
         after: folders of runs that have to be there first.
     """
@@ -63,7 +62,6 @@ class Job:
     folder: Path | None = None
     lock: Path | None = None
     time_from: Path | None = None
-    gate_from: Path | None = None
     measurements: tuple[Measurement, ...] = field(default=())
     after: tuple[Path, ...] = ()
 
@@ -127,9 +125,7 @@ def job_to_json(job: Job) -> str:
 def job_from_json(text: str) -> Job:
     """What `job_to_json` wrote."""
     values = json.loads(text)
-    paths = {
-        name: Path(values[name]) if values[name] else None for name in ("folder", "lock", "time_from", "gate_from")
-    }
+    paths = {name: Path(values[name]) if values[name] else None for name in ("folder", "lock", "time_from")}
     measurements = tuple(_measurement(entry) for entry in values["measurements"])
     recipe = build_recipe(values["recipe"], values["label"])
     after = tuple(Path(path) for path in values["after"])
@@ -149,20 +145,7 @@ def _train(job: Job) -> None:
     if job.time_from is not None:
         seconds = float(run_information(job.time_from)["seconds"])
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"time_budget": seconds})})
-    if job.gate_from is not None:
-        changed = recipe.objective.model_copy(update={"gate_gain": gate_gain(job.gate_from)})
-        recipe = recipe.model_copy(update={"objective": changed})
     train(recipe)
-
-
-def gate_gain(run: Path) -> float:
-    """The gain of eq. (15), w · Var(LPL)/Var(ℓ2), of a run whose weight w was matched.
-
-    Matching made Var(w · LPL) = fraction · Var(ℓ2), so that the gain is fraction/w.
-    """
-    perceptual = load_recipe(run / "recipe.yaml").objective.perceptual
-    assert perceptual is not None
-    return float(perceptual.variance_fraction) / float(run_information(run)["perceptual_weight"])
 
 
 def _measure(job: Job, run: Path, wanted: Measurement, progress: bool) -> None:
@@ -209,15 +192,21 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def _encode(recipe: Recipe, progress: bool) -> None:
+    """Makes what several runs read: the latents, and a classifier of them where one is trained for a term."""
     import torch
 
     from ..autoencoders import load_autoencoder
     from ..data import build_latent_cache
+    from ..objective_sections import LatentLPIPSConfig
+    from ..training.latent_classifier_training import classifier_of
 
     config = recipe.autoencoder
     device = "cuda" if torch.cuda.is_available() else "cpu"
     codec = load_autoencoder(config.path, config.subfolder, getattr(torch, config.precision), device)
     build_latent_cache(recipe.data, codec, config.batch_size, progress=progress)
+    for term in recipe.objective.terms.values():
+        if isinstance(term, LatentLPIPSConfig) and term.classifier is None:
+            classifier_of(recipe, codec, term.classifier_training, progress=progress)
 
 
 def _step(run: Path, wanted: Measurement) -> int:

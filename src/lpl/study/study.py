@@ -11,7 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
+from ..config import Recipe, Section
 from ..errors import LplError
+from ..objective_sections import LatentLPIPSConfig
 from ..reports.wording import duration
 from ..training.run_folder import write_text
 from .columns import Evidence
@@ -152,16 +154,23 @@ def _job(store: Store, training: Training | Adopted, folder: Path) -> Job:
         after.append(start)
         changed = recipe.training.model_copy(update={"initial_checkpoint": str(start)})
         recipe = recipe.model_copy(update={"training": changed})
-    looked_at = {name: None if run is None else store.locate(run) for name, run in training.looked_at.items()}
-    after += [path for path in looked_at.values() if path is not None]
-    times, gates = looked_at["same_time_as"], looked_at["gate_like"]
-    return Job(training.label, recipe, folder, lock, times, gates, after=tuple(after))
+    time_from = None
+    if training.same_time_as is not None:
+        time_from = store.locate(training.same_time_as)
+        after.append(time_from)
+    return Job(training.label, recipe, folder, lock, time_from, after=tuple(after))
 
 
 def _encoding_jobs(jobs: Sequence[Job]) -> list[Job]:
-    """One for each data set and autoencoder, so that no run's time or memory holds the encoding."""
-    recipes = {(job.recipe.data, job.recipe.autoencoder): job.recipe for job in jobs}
+    """One for each data set and autoencoder, so that no run's time or memory holds what is made for all of them."""
+    recipes = {(job.recipe.data, job.recipe.autoencoder, _classifiers(job.recipe)): job.recipe for job in jobs}
     return [Job(f"encoding {number}", recipe) for number, recipe in enumerate(recipes.values(), 1)]
+
+
+def _classifiers(recipe: Recipe) -> tuple[Section, ...]:
+    """What classifiers of latents a recipe's terms are trained with."""
+    terms = recipe.objective.terms.values()
+    return tuple(term.classifier_training for term in terms if isinstance(term, LatentLPIPSConfig))
 
 
 def measurements_of(store: Store, training: Training | Adopted, points: Sequence[Point]) -> list[Measurement]:

@@ -63,8 +63,8 @@ def measure_step_times(
 ) -> StepTimes:
     """Trains each recipe for a few steps in turn, round after round; nothing of it is kept.
 
-    Weights are random: what a step costs does not depend on their values. A weight that would be matched first is 1
-    throughout, for while it is being matched a step costs less.
+    A weight that would be matched first is 1 throughout, for while it is being matched a step costs less. What a step
+    costs does not depend on the denoiser's weights: they may be random.
 
     Args:
         recipes: what to time, all of one `training.precision`.
@@ -128,10 +128,12 @@ class _Stepper:
 
 
 def _as_timed(recipe: Recipe) -> Recipe:
-    """The recipe without what a timing does not need: a checkpoint to begin from, a weight still to be matched."""
+    """The recipe as it is once weights have been matched; its own don't change."""
     objective = recipe.objective
     if objective.perceptual is not None and objective.perceptual.weight == "matched":
         perceptual = objective.perceptual.model_copy(update={"weight": 1.0})
         objective = objective.model_copy(update={"perceptual": perceptual})
-    training = recipe.training.model_copy(update={"initial_checkpoint": None, "learning_rate": 0.0, "warmup_steps": 0})
+    if objective.gate_gain == "measured":
+        objective = objective.model_copy(update={"gate_gain": 1.0, "gate_perceptual": None})
+    training = recipe.training.model_copy(update={"learning_rate": 0.0, "warmup_steps": 0})
     return recipe.model_copy(update={"objective": objective, "training": training})
