@@ -1,1 +1,180 @@
-"""The studies of the paper's tables and figures."""
+"""Every study of the paper's tables and figures, as small as it can be, from one store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_studies import StudyFolder
+
+from lpl.denoisers import mmdit
+from lpl.study import bundled_studies, load_study
+from lpl.study import timing as study_timing
+
+SIZES = (
+    "pretraining.training.steps=3",
+    "posttraining.training.steps=4",
+    "perceptual.matching_batches=2",
+    "training.batch_size=4",
+    "training.log_every=1",
+    "training.warmup_steps=0",
+    "training.precision=no",
+    "data.limit=24",
+    "data.resolution=16",
+    "denoiser.patch_size=1",
+    "sampling.count=8",
+    "evaluation.reference_limit=24",
+)
+SCALES = ("tiny", "cpu", "small", "paper")
+PLOTTED = {"figures14-16", "figures15-18", "figure20", "ablation-blocks", "ablation-weight"}
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """One store for all of them, and a denoiser of a hundredth of the size."""
+    folder = tmp_path_factory.mktemp("bundled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LPL_CACHE", str(folder / "cache"))
+        patch.setenv("COLUMNS", "160")
+        patch.setitem(mmdit.PRESETS, "T", mmdit.Preset(width=32, depth=3, heads=1))
+        patch.setattr(study_timing, "ROUNDS", 1)
+        patch.setattr(study_timing, "TURN_SECONDS", 0.01)
+        yield StudyFolder(folder)
+
+
+def run(shelf: StudyFolder, name: str, *more: str) -> list[dict[str, Any]]:
+    """Runs a study at tiny, and returns its rows."""
+    result = shelf.run(name, *SIZES, *more)
+    assert result.exit_code == 0, result.output
+    output = shelf.path / "out" / name
+    page = (output / "report.html").read_text()
+    assert "What the study found" in page
+    assert ('class="chart"' in page.split('id="pictures"')[0]) == (name in PLOTTED or name == "table9")
+    rows: list[dict[str, Any]] = json.loads((output / "results.json").read_text())["rows"]
+    return rows
+
+
+def values(rows: list[dict[str, Any]], column: str) -> dict[str, float]:
+    """One column by row; every row has a number."""
+    return {row["row"]: row["columns"][column]["values"]["0"] for row in rows}
+
+
+@pytest.mark.parametrize("name", list(bundled_studies()))
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_recipe_of_every_scale_is_sound(name: str, scale: str) -> None:
+    from evidence import NothingMeasured
+
+    from lpl.study.planning import plan, plan_selection
+
+    own = name in ("demo", "scenes-128")
+    if own and scale != "tiny":
+        pytest.skip("has one size")
+    study = load_study(name, None if own else scale)
+    if study.config.select:
+        assert plan_selection(study, NothingMeasured())
+    points = plan(study, NothingMeasured())
+    assert set(study.config.arms) <= {point.arm for point in points}
+
+
+@pytest.mark.slow
+def test_headline(shelf: StudyFolder) -> None:
+    rows = run(shelf, "headline", "seeds=[0]")
+    steps = values(rows, "steps")
+    assert steps["ℓ2"] == steps["LPL"] == 4
+    assert steps["ℓ2, LPL's time"] > 4
+    assert rows[1]["columns"]["sliced_wasserstein"]["verdict"] == "too few seeds"
+
+
+@pytest.mark.slow
+def test_table5(shelf: StudyFolder) -> None:
+    shorter = [
+        f"arms.latent-lpips{gate}.recipe.objective.perceptual.classifier_training.steps=2" for gate in ("", "-gated")
+    ]
+    rows = run(shelf, "table5", "separate_processes=false", "columns=null", "sampling.steps=1", *shorter)
+    assert len(values(rows, "sliced_wasserstein")) == 8
+    rows = run(shelf, "table5", "separate_processes=false", "sampling.steps=1", *shorter)
+    arms = [row for row in rows if row["arm"] != "pretraining"]
+    assert all(weight > 0 for row, weight in values(arms, "perceptual_weight").items() if row != "ℓ2")
+    assert all(speed > 0 for speed in values(arms, "speed").values())
+    assert all(row["columns"]["peak_memory"]["values"]["0"] > 0 for row in arms)
+    assert rows[6]["columns"]["frechet_distance"]["paper"] == "3.79"
+
+
+@pytest.mark.slow
+def test_table6(shelf: StudyFolder) -> None:
+    rows = run(shelf, "table6", "sampling.steps=1")
+    gains = {}
+    for row in rows[:4]:
+        logged = Path(row["runs"]["0"]) / "metrics.jsonl"
+        gains[row["arm"]] = json.loads(logged.read_text().splitlines()[-1]).get("gate_gain")
+    assert gains.pop("gated") > 0  # measured, not set
+    assert set(gains.values()) == {None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["figures14-16", "figures15-18"])
+def test_figures_over_iterations(shelf: StudyFolder, name: str) -> None:
+    ema = "posttraining.training.ema_start=2"
+    rows = run(shelf, name, "iterations=2", ema, "sampling.steps=1")
+    scratch = name == "figures14-16"
+    assert [row["iteration"] for row in rows] == [2, 4, 2, 4] if scratch else [0, 2, 4, 0, 2, 4]
+    assert len(values(rows, "sliced_wasserstein")) == len(rows)
+    page = (shelf.path / "out" / name / "report.html").read_text()
+    assert "the average of weights begins" in page
+
+
+@pytest.mark.slow
+def test_table9(shelf: StudyFolder) -> None:
+    smaller = [f"arms.{arm}.throughout.sampling.steps=1" for arm in ("flow-ot", "ddpm-epsilon", "ddpm-v")]
+    rows = run(shelf, "table9", "sweep.sampling.guidance_scale=[1.0,4.0]", *smaller)
+    assert [row["arm"] for row in rows] == ["flow-ot", "ddpm-epsilon", "ddpm-v"]
+    results = json.loads((shelf.path / "out" / "table9" / "results.json").read_text())
+    assert set(results["chosen"]) == {"flow-ot", "ddpm-epsilon", "ddpm-v"}
+    for row in rows:
+        assert row["at"] == results["chosen"][row["arm"]]
+        # The figure's samples are not those that it was chosen by.
+        run_folder = Path(row["runs"]["0"])
+        sets = [json.loads(file.read_text()) for file in run_folder.glob("samples/*/samples.json")]
+        chosen = [
+            entry for entry in sets if entry["settings"]["guidance_scale"] == row["at"]["sampling.guidance_scale"]
+        ]
+        assert {entry["seed"] for entry in chosen} == {0, 10_000}
+    assert "chosen on samples of other noise" in " ".join(results["caption"])
+
+
+@pytest.mark.slow
+def test_figures21_to_23_sample_two_runs_in_two_ways(shelf: StudyFolder) -> None:
+    rows = run(shelf, "figures21-23", "sampling.steps=1")
+    runs = {row["arm"]: row["runs"]["0"] for row in rows}
+    assert runs["l2-plain"] == runs["l2"] != runs["lpl"] == runs["lpl-plain"]
+    assert len(set(values(rows, "sliced_wasserstein").values())) == 4
+
+
+@pytest.mark.slow
+def test_ablation_paradigms(shelf: StudyFolder) -> None:
+    smaller = [
+        f"arms.{arm}-{loss}.throughout.sampling.steps=1" for arm in ("ddpm-epsilon", "ddpm-v") for loss in ("l2", "lpl")
+    ]
+    rows = run(shelf, "ablation-paradigms", "sampling.steps=1", *smaller)
+    assert len(values(rows, "sliced_wasserstein")) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("figure20", 7),
+        ("ablation-blocks", 6),
+        ("ablation-normalization", 7),
+        ("ablation-outliers", 5),
+        ("ablation-depth-weights", 4),
+        ("ablation-weight", 6),
+    ],
+)
+def test_sweeps_of_the_loss(shelf: StudyFolder, name: str, rows: int) -> None:
+    found = run(shelf, name, "sampling.steps=1")
+    assert len(values(found, "sliced_wasserstein")) == rows
+    assert [row["arm"] for row in found] == ["l2", *["lpl"] * (rows - 2), "pretraining"]

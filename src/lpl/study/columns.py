@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Column:
         value: of one point; None where it has none.
         description: what it is.
         relative: whether differences are told as a factor rather than as a number.
+        whole: whether its values are whole numbers.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Column:
     value: Callable[[Evidence], float | None]
     description: str = ""
     relative: bool = False
+    whole: bool = False
 
     @property
     def arrow(self) -> str:
@@ -140,8 +142,10 @@ RUN_COLUMNS: dict[str, Column] = {
             relative=True,
         ),
         Column("seconds", "Training, s", None, _of_run("seconds"), "Seconds in which steps were trained.", True),
-        Column("steps", "Steps", None, _of_run("step"), "Optimiser steps of the run."),
-        Column("batch_size", "Batch", None, _of_training("batch_size"), "Samples a process and forward pass."),
+        Column("steps", "Steps", None, _of_run("step"), "Optimiser steps of the run.", whole=True),
+        Column(
+            "batch_size", "Batch", None, _of_training("batch_size"), "Samples a process and forward pass.", whole=True
+        ),
         Column("learning_rate", "Learning rate", None, _of_training("learning_rate"), "Of AdamW."),
         Column(
             "perceptual_weight", "Weight", None, _of_run("perceptual_weight"), "Of the perceptual term, as matched."
@@ -170,11 +174,8 @@ DEFAULT_RUN_COLUMNS = ("steps", "seconds")
 
 
 def columns_of(names: Sequence[str] | None, evidence: Sequence[Evidence]) -> list[Column]:
-    """The columns that were asked for, or by default the measures that judge, and the length of training.
-
-    A measure that no point has is left out where it was not asked for by name.
-    """
-    declared = _declared(evidence)
+    """The columns that were asked for, or by default the measures that judge, and the length of training."""
+    declared = {**_labels(), **_declared(evidence)}
     measured = {name for entry in evidence for name in _results(entry)}
     if names is None:
         names = [*(name for name in DEFAULT_MEASURES if name in measured), *DEFAULT_RUN_COLUMNS]
@@ -187,6 +188,13 @@ def unknown_columns(names: Sequence[str]) -> list[str]:
 
     known = {*RUN_COLUMNS, *all_labels()}
     return [name for name in names if name.partition("/")[0] not in known]
+
+
+def _labels() -> dict[str, Any]:
+    """What the evaluation says of its measures."""
+    from ..evaluation.measures import all_labels
+
+    return {name: asdict(label) for name, label in all_labels().items()}
 
 
 def _measure(name: str, declared: Mapping[str, Any]) -> Column:

@@ -79,6 +79,7 @@ class StudyTable:
         failures: why jobs failed, by label.
         chosen: what has been selected for each arm.
         selection: every point that was chosen among.
+        missing: columns that were asked for and that no point has.
     """
 
     study: Study
@@ -89,6 +90,7 @@ class StudyTable:
     failures: dict[str, str]
     chosen: dict[str, Values]
     selection: StudyTable | None = None
+    missing: tuple[Column, ...] = ()
 
     @property
     def caption(self) -> list[str]:
@@ -105,12 +107,22 @@ def make_table(
 ) -> StudyTable:
     """Groups points into rows, and compares each row with the baseline's."""
     rows = _rows(study, evidence)
-    columns = columns_of(study.config.columns, evidence)
+    asked = columns_of(study.config.columns, evidence)
+    columns = [column for column in asked if _is_shown(study, column, rows)]
+    missing = tuple(column for column in asked if column not in columns)
+    decimals = {column.name: _decimals(column, rows) for column in columns}
     cells = []
     for row in rows:
         baseline = _baseline(study, rows, row)
-        cells.append(tuple(_cell(study, column, row, baseline) for column in columns))
-    return StudyTable(study, tuple(columns), tuple(rows), tuple(cells), tuple(seeds), failures or {}, chosen or {})
+        cells.append(tuple(_cell(study, column, row, baseline, decimals[column.name]) for column in columns))
+    return StudyTable(
+        study, tuple(columns), tuple(rows), tuple(cells), tuple(seeds), failures or {}, chosen or {}, missing=missing
+    )
+
+
+def _is_shown(study: Study, column: Column, rows: Sequence[Row]) -> bool:
+    """Whether there is anything to show: a number of ours, or one of the paper's."""
+    return any(row.of(column) for row in rows) or any(column.name in arm.paper for arm in study.config.arms.values())
 
 
 def _rows(study: Study, evidence: Sequence[Evidence]) -> list[Row]:
@@ -140,7 +152,12 @@ def _baseline(study: Study, rows: Sequence[Row], row: Row) -> Row | None:
     return None if found is row else found
 
 
-def _cell(study: Study, column: Column, row: Row, baseline: Row | None) -> Cell:
+def _decimals(column: Column, rows: Sequence[Row]) -> int:
+    """As many as the column's largest number needs, so that it lines up."""
+    return 0 if column.whole else wording.decimals_for(value for row in rows for value in row.of(column).values())
+
+
+def _cell(study: Study, column: Column, row: Row, baseline: Row | None, decimals: int) -> Cell:
     values = row.of(column)
     paper = _paper(study, column, row)
     if not values:
@@ -148,10 +165,8 @@ def _cell(study: Study, column: Column, row: Row, baseline: Row | None) -> Cell:
     summary = Summary(tuple(values.values()))
     count = len(row.evidence)
     others = baseline.of(column) if baseline is not None else {}
-    decimals = wording.decimals_for([*values.values(), *others.values()])
-    whole = all(value == round(value) for value in values.values())
-    text = wording.number(summary.mean, 0 if whole else decimals)
-    if summary.deviation is not None and not (whole and summary.deviation == 0):
+    text = wording.number(summary.mean, decimals)
+    if summary.deviation is not None and not (column.whole and summary.deviation == 0):
         text += f" ± {wording.number(summary.deviation, decimals)}"
     if len(values) < count:
         text += f" ({len(values)} of {count} seeds)"
@@ -223,6 +238,7 @@ def _caption(table: StudyTable) -> list[str]:
         lines.append("All seeds begin from one pre-training: the spread leaves its luck out (reseed_pretraining).")
     elif count > 1 and config.pretrained is not None:
         lines.append("All seeds begin from one checkpoint: the spread leaves the luck of pre-training out.")
+    lines += _missing_in_words(table.missing)
     lines += config.notes
     lines += [f"{label} is missing: {why}" for label, why in table.failures.items()]
     return lines
@@ -244,6 +260,15 @@ def _spread_in_words(table: StudyTable, baseline: str) -> str:
     if count < 5:
         text += f" With {count} seeds only differences that are large beside their spread can be told."
     return text
+
+
+def _missing_in_words(columns: Sequence[Column]) -> list[str]:
+    """Which measures no run has, and what it takes."""
+    from ..evaluation.measures import MEASURES
+
+    featured = {name for measure in MEASURES if measure.on_features for name in measure.labels}
+    needs = "; it needs features, set evaluation.extractor"
+    return [f"Not measured: {column.heading}{needs if column.name in featured else ''}." for column in columns]
 
 
 def _choice_in_words(table: StudyTable) -> str:

@@ -1,0 +1,98 @@
+"""Several processes at a time, failures, and stopping."""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from small_studies import STUDY, StudyFolder
+
+from lpl.study import load_study
+from lpl.study.recipes import study_recipe
+from lpl.study.running import Job, Measurement, job_from_json, job_to_json
+from lpl.study.scheduling import device_slots, processor_slots, run_in_processes, run_in_turn
+
+
+def test_a_job_survives_being_written_down(studies: StudyFolder, tmp_path: Path) -> None:
+    recipe = study_recipe(load_study(studies.write()), "lpl")
+    wanted = Measurement(3, recipe.sampling, recipe.evaluation, "contents", "autoencoder")
+    folder = tmp_path / "run"
+    job = Job("run", recipe, folder, tmp_path / "lock", tmp_path / "time", (wanted,), (tmp_path / "start",))
+    assert job_from_json(job_to_json(job)) == job
+    assert job_from_json(job_to_json(Job("encoding", recipe))) == Job("encoding", recipe)
+
+
+def test_a_gpu_has_one_process_and_processes_share_the_cores() -> None:
+    assert [dict(slot.environment) for slot in device_slots(["0", "3"])] == [
+        {"CUDA_VISIBLE_DEVICES": "0"},
+        {"CUDA_VISIBLE_DEVICES": "3"},
+    ]
+    cores = os.cpu_count() or 1
+    assert {slot.environment["OMP_NUM_THREADS"] for slot in processor_slots(2)} == {str(max(1, cores // 2))}
+    assert len(processor_slots(3)) == 3
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_depends_on_a_failure_is_not_started(studies: StudyFolder, tmp_path: Path, processes: int) -> None:
+    recipe = study_recipe(load_study(studies.write()), "lpl", pretraining=True)
+    missing = recipe.model_copy(update={"autoencoder": recipe.autoencoder.model_copy(update={"path": "no/such/vae"})})
+    first, second = tmp_path / "first", tmp_path / "second"
+    jobs = [
+        Job("first", missing.model_copy(update={"output": str(first)}), first, tmp_path / "a.lock"),
+        Job("second", recipe, second, tmp_path / "b.lock", after=(first,)),
+    ]
+    console = Console(quiet=True)
+    if processes:
+        outcome = run_in_processes(jobs, processor_slots(processes), tmp_path / "logs", console)
+    else:
+        outcome = run_in_turn(jobs, console)
+    assert list(outcome.failures) == ["first", "second"]
+    assert "no/such/vae" in outcome.failures["first"]
+    assert outcome.failures["second"] == "not started, because first failed"
+    assert not second.exists()
+
+
+@pytest.mark.slow
+def test_arms_run_in_processes_of_their_own(studies: StudyFolder) -> None:
+    result = studies.run(studies.write(arms={"l2": {}, "lpl": STUDY["arms"]["lpl"]}), "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    output = studies.path / "out" / "study"
+    rows = json.loads((output / "results.json").read_text())["rows"]
+    assert [row["arm"] for row in rows if row["columns"]["sliced_wasserstein"]["values"]] == [
+        "l2",
+        "lpl",
+        "pretraining",
+    ]
+    assert "encoding 1: started on process 1" in result.output
+    assert "4 of 4 jobs done" in result.output
+    assert "step 2" in (output / "logs" / "small-lpl.log").read_text()
+
+
+@pytest.mark.slow
+def test_stopping_a_study_saves_what_its_processes_train(studies: StudyFolder, tmp_path: Path) -> None:
+    recipe = study_recipe(load_study(studies.write()), "l2", pretraining=True)
+    run = tmp_path / "run"
+    long = recipe.training.model_copy(update={"steps": 100_000})
+    recipe = recipe.model_copy(update={"training": long, "output": str(run)})
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt).start()
+    job = Job("run", recipe, run, tmp_path / "lock")
+    with pytest.raises(KeyboardInterrupt):
+        run_in_processes([job], processor_slots(1), tmp_path / "logs", Console(quiet=True))
+    information = json.loads((run / "run.json").read_text())
+    assert (information["status"], information["ended_by"]) == ("interrupted", "SIGTERM")
+    step = information["step"]
+    assert 0 < step < 100_000
+    assert (run / "checkpoints" / f"step-{step:08d}" / "state.json").is_file()

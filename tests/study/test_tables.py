@@ -1,0 +1,138 @@
+"""The table: means, spreads, paired differences and the paper's figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evidence import made_up
+from rich.console import Console
+from scipy import stats
+from small_studies import STUDY, StudyFolder
+
+from lpl.study import load_study
+from lpl.study.planning import Point
+from lpl.study.tables import StudyTable, make_table
+from lpl.study.terminal import markdown_table, terminal_table
+
+LPL = STUDY["arms"]["lpl"]
+# One value a seed; the seeds differ more than the arms do, and the arms by nearly the same for each seed.
+VALUES = {"l2": (4.0, 6.0, 5.0), "lpl": (3.5, 5.4, 4.6), "worse": (4.4, 6.5, 5.5), "same": (4.1, 5.8, 5.05)}
+
+
+@pytest.fixture
+def table(studies: StudyFolder, tmp_path: Path) -> StudyTable:
+    arms = {
+        "l2": {"label": "ℓ2", "paper": {"frechet_distance": 4.88, "images_per_second": 16.6}},
+        "lpl": {**LPL, "label": "LPL", "paper": {"frechet_distance": 3.79, "images_per_second": 9.6}},
+        "worse": {"recipe": {"training": {"weight_decay": 0.1}}},
+        "same": {"recipe": {"training": {"weight_decay": 0.2}}},
+    }
+    file = studies.write(
+        arms=arms,
+        seeds=[0, 1, 2],
+        columns=["frechet_distance", "contrast_ratio", "images_per_second", "steps"],
+        paper={"source": "Table 5", "setting": "FID", "units": {"images_per_second": "an A100"}},
+        show_pretraining=False,
+        notes=["A note."],
+    )
+    study = load_study(file)
+
+    def results(point: Point) -> dict[str, float] | None:
+        if (point.arm, point.seed) == ("same", 1):
+            return None
+        value = VALUES[point.arm][point.seed]
+        return {"frechet_distance": value, "contrast_ratio": 2.0 if point.arm == "lpl" else 0.4}
+
+    return make_table(study, made_up(study, results, tmp_path / "runs", images_per_second=8.0), (0, 1, 2))
+
+
+def cells(table: StudyTable, column: str) -> dict[str, object]:
+    index = [entry.name for entry in table.columns].index(column)
+    return {row.arm: entries[index] for row, entries in zip(table.rows, table.cells, strict=True)}
+
+
+def test_numbers_are_means_with_the_sample_standard_deviation(table: StudyTable) -> None:
+    found = cells(table, "frechet_distance")
+    assert found["l2"].text == "5.000 ± 1.000"
+    assert found["lpl"].text == f"{np.mean(VALUES['lpl']):.3f} ± {np.std(VALUES['lpl'], ddof=1):.3f}"
+    assert found["same"].text == "4.575 ± 0.672 (2 of 3 seeds)"
+    assert cells(table, "steps")["lpl"].text == "2"
+
+
+def test_differences_are_paired_by_seed(table: StudyTable) -> None:
+    found = cells(table, "frechet_distance")
+    interval = stats.ttest_rel(VALUES["lpl"], VALUES["l2"]).confidence_interval(0.95)
+    assert found["lpl"].difference == f"−0.500 [−{-interval.low:.3f}, −{-interval.high:.3f}]"
+    # Unpaired, the spread over seeds would hide this.
+    assert stats.ttest_ind(VALUES["lpl"], VALUES["l2"]).pvalue > 0.5
+    assert (found["lpl"].verdict, found["worse"].verdict, found["same"].verdict) == ("better", "worse", "undecided")
+    assert (found["l2"].difference, found["l2"].verdict) == ("", None)
+
+
+def test_a_ratio_is_judged_by_its_distance_from_one(table: StudyTable) -> None:
+    # 2 is nearer to 1 than 0.4 is, as 1/2 would be.
+    assert cells(table, "contrast_ratio")["lpl"].verdict == "better"
+
+
+def test_the_papers_figures_stand_beside_ours_with_their_ratios(table: StudyTable) -> None:
+    assert cells(table, "frechet_distance")["lpl"].paper == "3.79"
+    assert cells(table, "images_per_second")["lpl"].paper == "9.6\N{NO-BREAK SPACE}an A100 (×0.58)"
+    assert cells(table, "images_per_second")["lpl"].difference == "×1.00"
+    assert cells(table, "frechet_distance")["worse"].paper == ""
+    assert any(line.startswith("Paper: Table 5 (FID).") for line in table.caption)
+    assert table.caption[-1] == "A note."
+
+
+def test_the_caption_says_what_spread_and_interval_are(table: StudyTable) -> None:
+    caption = " ".join(table.caption)
+    assert "sample standard deviation over 3 seeds (0, 1, 2)" in caption
+    assert "paired by seed" in caption
+    assert "All seeds begin from one pre-training" in caption
+
+
+@pytest.mark.parametrize("width", [70, 200])
+def test_terminal_and_markdown_hold_the_same_numbers(table: StudyTable, width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal_table(table))
+    shown = console.export_text()
+    markdown = markdown_table(table)
+    assert "paper 3.79" in markdown
+    assert markdown.splitlines()[0].startswith("|  | Fréchet distance ↓ | Contrast ratio →")
+    for text in ("5.000 ± 1.000", "better", "not told apart"):
+        assert text in markdown
+    assert "5.000" in shown
+    assert "better" in shown
+
+
+def test_one_seed_tells_no_rows_apart(studies: StudyFolder, tmp_path: Path) -> None:
+    study = load_study(studies.write(arms={"l2": {}, "lpl": LPL}, show_pretraining=False))
+    values = {"l2": 4.0, "lpl": 1.0}
+    evidence = made_up(study, lambda point: {"frechet_distance": values[point.arm]}, tmp_path / "runs")
+    table = make_table(study, evidence, (0,))
+    assert cells(table, "frechet_distance")["lpl"].verdict == "too few seeds"
+    assert cells(table, "frechet_distance")["lpl"].difference == "−3.000"
+    assert "no two rows can be told apart" in table.caption[0]
+
+
+def test_an_arm_may_be_compared_with_another_than_the_baseline(studies: StudyFolder, tmp_path: Path) -> None:
+    arms = {
+        "l2": {},
+        "other": {"recipe": {"seed": 0, "training": {"weight_decay": 0.1}}},
+        "lpl": {**LPL, "against": "other"},
+    }
+    study = load_study(studies.write(arms=arms, show_pretraining=False))
+    values = {"l2": 4.0, "other": 8.0, "lpl": 7.0}
+    evidence = made_up(study, lambda point: {"frechet_distance": values[point.arm]}, tmp_path / "runs")
+    found = cells(make_table(study, evidence, (0,)), "frechet_distance")
+    assert (found["other"].difference, found["lpl"].difference) == ("+4.000", "−1.000")
+
+
+def test_a_measure_that_nothing_has_is_named_rather_than_shown(studies: StudyFolder, tmp_path: Path) -> None:
+    study = load_study(
+        studies.write(arms={"l2": {}}, columns=["frechet_distance", "precision"], show_pretraining=False)
+    )
+    table = make_table(study, made_up(study, lambda point: {"precision": 0.5}, tmp_path / "runs"), (0,))
+    assert [column.name for column in table.columns] == ["precision"]
+    assert "Not measured: Fréchet distance; it needs features, set evaluation.extractor." in table.caption

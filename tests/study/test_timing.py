@@ -1,0 +1,56 @@
+"""Seconds per step of several recipes, measured in turn."""
+
+from __future__ import annotations
+
+import pytest
+from small_studies import StudyFolder
+
+from lpl.config import RecipeError
+from lpl.study import load_study
+from lpl.study.identity import Training
+from lpl.study.measured import MachineMeasurements
+from lpl.study.recipes import study_recipe
+from lpl.study.store import Store
+from lpl.study.timing import StepTimes, measure_step_times
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    # The machine is ten times slower in the last round; the ratio is not moved by that.
+    times = StepTimes(((1.0, 2.0), (1.1, 2.2), (10.0, 20.0)), (8, 4), {})
+    assert times.ratio(1, 0) == pytest.approx(2.0)
+    assert times.ratio(0, 1) == pytest.approx(0.5)
+    assert times.images_per_second(0) == pytest.approx(8 / 1.1)
+
+
+@pytest.mark.slow
+def test_a_recipe_that_does_twice_as_much_takes_about_twice_as_long(studies: StudyFolder) -> None:
+    study = load_study(
+        studies.write(
+            arms={
+                "lpl": {"recipe": {"objective": {"perceptual": {"weight": "matched", "matching_batches": 2}}}},
+                "twice": {"recipe": {"training": {"accumulation": 4}}},
+                "once": {},
+            },
+            posttraining={"training": {"steps": 3}},
+        )
+    )
+    trainings = [Training(arm, study_recipe(study, arm)) for arm in study.config.arms]
+    measured = MachineMeasurements(Store(studies.store))
+    record = measured.times(trainings)
+    to_last = dict(zip(record["runs"], record["ratios"], strict=True))
+    assert to_last["once"] == 1
+    assert 2.0 < to_last["twice"] < 8.0  # four passes, and one optimiser step
+    assert to_last["lpl"] > 1.2
+    assert record["speeds"][1] == pytest.approx(record["speeds"][2] * 4 / to_last["twice"], rel=0.5)
+    # Measured once: neither a seed nor a length makes another measurement.
+    longer = [training.recipe.model_copy(update={"seed": 3}) for training in trainings]
+    again = measured.times([Training("x", recipe) for recipe in longer])
+    assert again == record
+
+
+def test_recipes_of_different_precision_are_not_timed_together(studies: StudyFolder) -> None:
+    study = load_study(studies.write())
+    recipe = study_recipe(study, "l2", pretraining=True)
+    other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": "bf16"})})
+    with pytest.raises(RecipeError, match="the runs that are timed together differ in it"):
+        measure_step_times([recipe, other])
