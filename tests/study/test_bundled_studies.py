@@ -13,6 +13,7 @@ from small_studies import StudyFolder
 from lpl.denoisers import mmdit
 from lpl.study import bundled_studies, load_study
 from lpl.study import timing as study_timing
+from lpl.training import batch_size
 
 SIZES = (
     "pretraining.training.steps=3",
@@ -93,9 +94,8 @@ def test_table5(shelf: StudyFolder) -> None:
     shorter = [
         f"arms.latent-lpips{gate}.recipe.objective.perceptual.classifier_training.steps=2" for gate in ("", "-gated")
     ]
-    rows = run(shelf, "table5", "separate_processes=false", "columns=null", "sampling.steps=1", *shorter)
-    assert len(values(rows, "sliced_wasserstein")) == 8
     rows = run(shelf, "table5", "separate_processes=false", "sampling.steps=1", *shorter)
+    assert len(values(rows, "sliced_wasserstein")) == 8
     arms = [row for row in rows if row["arm"] != "pretraining"]
     assert all(weight > 0 for row, weight in values(arms, "perceptual_weight").items() if row != "ℓ2")
     assert all(speed > 0 for speed in values(arms, "speed").values())
@@ -124,6 +124,37 @@ def test_figures_over_iterations(shelf: StudyFolder, name: str) -> None:
     assert len(values(rows, "sliced_wasserstein")) == len(rows)
     page = (shelf.path / "out" / name / "report.html").read_text()
     assert "the average of weights begins" in page
+
+
+def test_table8_counts_without_training(shelf: StudyFolder) -> None:
+    result = shelf.run("table8")
+    assert result.exit_code == 0, result.output
+    rows = {
+        row["arm"]: row["columns"] for row in json.loads((shelf.path / "out/table8/results.json").read_text())["rows"]
+    }
+    flops = {arm: columns["flops"]["values"]["0"] for arm, columns in rows.items()}
+    # The same model on four times the tokens costs a little over four times as much a sample.
+    assert 4 * 16 / 64 < flops["xl-512"] / flops["xl-256"] < 1.3
+    assert flops["xl-256-lpl"] > flops["xl-256"]
+    assert flops["own-lpl"] > flops["own"] > 0
+    total = rows["xl-512"]["total_flops"]["values"]["0"]
+    assert total == pytest.approx((600_000 * flops["xl-256"] + 120_000 * flops["xl-512"]) / 1e6)
+    batch = rows["xl-256"]["matching_batch"]["values"]["0"]
+    assert batch == pytest.approx(63.342 / (flops["xl-256"] / 64))
+    assert rows["xl-512-lpl"]["flops"]["paper"].endswith("(×1.54)")
+
+
+@pytest.mark.slow
+def test_table7(shelf: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "START", 2)
+    monkeypatch.setattr(batch_size, "MOST", 4)  # samples that are tried
+    settings = ["memory_limit=64", "separate_processes=false", "posttraining.training.time_budget=0.3"]
+    rows = run(shelf, "table7", *settings, "posttraining.training.steps=100000", "sampling.steps=1")
+    arms = [row for row in rows if row["arm"] != "pretraining"]
+    assert set(values(arms, "batch_size").values()) == {4}
+    assert all(seconds == pytest.approx(0.3, abs=0.5) for seconds in values(arms, "seconds").values())
+    assert all(0 < steps < 100_000 for steps in values(arms, "steps").values())
+    assert arms[0]["columns"]["steps"]["paper"] == "122,500"
 
 
 @pytest.mark.slow

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..config import Recipe
 from ..reports.metric_table import ARROWS, READINGS
+from .identity import Adopted, Training
 from .planning import Point
 from .store import run_information
 
@@ -28,12 +30,14 @@ class Evidence:
         folder: of its run; None where nothing is trained.
         measurement: as `read_measurement` gives it; None where nothing is sampled.
         speed: images/s of the arm, from the timing in turn.
+        published: what the paper reports of the arm, by column.
     """
 
     point: Point
     folder: Path | None = None
     measurement: Mapping[str, Any] | None = None
     speed: float | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,16 +106,42 @@ def _last_logged(key: str) -> Callable[[Evidence], float | None]:
 
 
 def _flops(evidence: Evidence) -> float | None:
-    from ..training.flops import iteration_flops
-
-    recipe = evidence.point.recipe
-    return float(iteration_flops(recipe, recipe.objective.perceptual is not None).total) / 1e12
+    """Of an iteration, in 10¹²; None where the perceptual term is of a kind that is not counted."""
+    return _of_iteration(evidence.point.recipe)
 
 
 def _total_flops(evidence: Evidence) -> float | None:
-    steps = _of_run("step")(evidence) or evidence.point.recipe.training.steps
-    an_iteration = _flops(evidence)
-    return None if an_iteration is None else an_iteration * steps
+    """Of training and of the pre-training that it began from, in 10¹⁸."""
+    training: Training | Adopted | None = evidence.point.training
+    steps = _of_run("step")(evidence)
+    total = 0.0
+    while isinstance(training, Training):
+        an_iteration = _of_iteration(training.recipe)
+        if an_iteration is None:
+            return None
+        total += an_iteration * (steps or training.recipe.training.steps)
+        training, steps = training.start, None
+    return total / 1e6
+
+
+def _matching_batch(evidence: Evidence) -> float | None:
+    """The batch with which an iteration takes as many operations as the paper reports."""
+    published = evidence.published.get("flops")
+    recipe = evidence.point.recipe
+    an_iteration = _of_iteration(recipe)
+    if published is None or not an_iteration:
+        return None
+    return published / an_iteration * recipe.training.batch_size * recipe.training.accumulation
+
+
+def _of_iteration(recipe: Recipe) -> float | None:
+    from ..training.flops import FlopsError
+    from .flops import sample_flops
+
+    try:
+        return sample_flops(recipe) * recipe.training.batch_size * recipe.training.accumulation
+    except FlopsError:
+        return None
 
 
 RUN_COLUMNS: dict[str, Column] = {
@@ -157,8 +187,29 @@ RUN_COLUMNS: dict[str, Column] = {
             _last_logged("gradient_ratio"),
             "‖∇ w·L_perceptual‖ over ‖∇ ℓ2‖ at the denoiser's output, mean over the last half of training.",
         ),
-        Column("flops", "TFLOP an iteration", "lower", _flops, "Counted by torch's FlopCounterMode.", relative=True),
-        Column("total_flops", "TFLOP in all", "lower", _total_flops, "Those of an iteration times steps.", True),
+        Column(
+            "flops",
+            "TFLOP an iteration",
+            "lower",
+            _flops,
+            "10¹² operations by torch's FlopCounterMode, a multiply-add being two; LPL's in expectation over the gate.",
+            relative=True,
+        ),
+        Column(
+            "total_flops",
+            "EFLOP in all",
+            "lower",
+            _total_flops,
+            "10¹⁸ operations of pre- and post-training.",
+            relative=True,
+        ),
+        Column(
+            "matching_batch",
+            "Batch for the paper's count",
+            None,
+            _matching_batch,
+            "With which our count of an iteration is the paper's.",
+        ),
     )
 }
 DEFAULT_MEASURES = (

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from ..analysis.inputs import tracked
-from ..config import Recipe
+from ..config import Recipe, RecipeError
 from ..data.images import digest
+from ..objective_sections import SelfPerceptualConfig
 from ..training.run_folder import timestamp
 from .identity import Training, identity_key, identity_of
 from .store import Store, is_complete
+
+if TYPE_CHECKING:
+    from ..training.batch_size import Probe
 
 TIMINGS, BATCH_SIZES = "timings", "batch-sizes"
 GIB = 1 << 30
@@ -66,9 +71,20 @@ class MachineMeasurements:
         return record
 
     def _startable(self, training: Training) -> Recipe:
-        """The recipe with the checkpoint to begin from where that is there already, else with random weights."""
-        start = None if training.start is None else self.store.locate(training.start)
-        checkpoint = str(start) if start is not None and is_complete(start) else None
+        """The recipe with random weights, which cost the same; but a term that compares in the start has that.
+
+        Raises:
+            RecipeError: the start is not there yet.
+        """
+        checkpoint = None
+        if any(isinstance(term, SelfPerceptualConfig) for term in training.recipe.objective.terms.values()):
+            start = None if training.start is None else self.store.locate(training.start)
+            if start is None or not is_complete(start):
+                raise RecipeError(
+                    f"{training.label}: its cost can't be measured before the pre-training that it begins from; run "
+                    "the study without this arm first"
+                )
+            checkpoint = str(start)
         changed = training.recipe.training.model_copy(update={"initial_checkpoint": checkpoint})
         return training.recipe.model_copy(update={"training": changed})
 
@@ -82,8 +98,10 @@ class MachineMeasurements:
         if found is None:
             from ..training.batch_size import largest_batch_size
 
-            found = largest_batch_size(training.recipe, self._limit)
-            record = {"run": training.label, "limit": self._limit, "batch_size": found, "measured": timestamp()}
+            search = largest_batch_size(self._startable(training), self._limit, self._report)
+            found = search.batch_size
+            about = {"run": training.label, "measured": timestamp()}
+            record = {**about, **asdict(search)}
             self.store.remember(BATCH_SIZES, self._batch_key(training), record)
         return found
 
@@ -91,6 +109,11 @@ class MachineMeasurements:
         """What `batch_size` found before."""
         record = self.store.recall(BATCH_SIZES, self._batch_key(training))
         return None if record is None else int(record["batch_size"])
+
+    def _report(self, probe: Probe) -> None:
+        from ..training.batch_size_report import probe_line
+
+        self.console.print(probe_line(probe), markup=False, highlight=False)
 
     @property
     def _limit(self) -> int | None:

@@ -128,7 +128,7 @@ def _training(study: Study, measured: Measured, made: Trainings, arm: str, value
     trained = tuple((key, value) for key, value in values if not key.startswith(("sampling.", "evaluation.")))
     label = run_label(study, arm, trained, seed)
     recipe = seeded(study, recipe, seed, label)
-    start = _start(study, arm, seed) if changes.start == "pretraining" and config.train else None
+    start = _start(study, arm, seed) if changes.start == "pretraining" else None
     refuse_unmatched(study, recipe)
     training = Training(label, recipe, start)
     if changes.largest_batch:
@@ -225,10 +225,9 @@ def _milestones(study: Study, recipe: Recipe) -> tuple[int, ...]:
 
 def _with_largest_batch(training: Training, measured: Measured) -> Training:
     """The largest batch that fits, and the learning rate scaled linearly with it."""
-    before = training.recipe.training
-    batch = measured.batch_size(training)
-    rate = before.learning_rate * batch / before.batch_size
-    return replace(training, recipe=with_training(training.recipe, batch_size=batch, learning_rate=rate))
+    from ..training.batch_size import with_batch_size
+
+    return replace(training, recipe=with_batch_size(training.recipe, measured.batch_size(training)))
 
 
 def training_order(points: Sequence[Point]) -> list[Training | Adopted]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def _carry_out(session: _Session) -> tuple[list[Evidence], dict[str, Values]]:
 def _evidence(session: _Session, points: Sequence[Point]) -> list[Evidence]:
     """Runs what the points need, and gathers what came out."""
     if not session.study.config.train:
-        return [Evidence(point) for point in points]
+        return [Evidence(point, published=_published(session, point)) for point in points]
     jobs = _jobs(session, points)
     _link(session, points)
     if session.slots:
@@ -185,10 +185,16 @@ def _measurement(store: Store, point: Point) -> Measurement:
 
 
 def _found(session: _Session, point: Point) -> Evidence:
-    folder = session.store.locate(point.training)
+    folder, published = session.store.locate(point.training), _published(session, point)
     if not is_complete(folder):
-        return Evidence(point, None)
-    return Evidence(point, folder, read_measurement(folder, _measurement(session.store, point)))
+        return Evidence(point, published=published)
+    measurement = read_measurement(folder, _measurement(session.store, point))
+    return Evidence(point, folder, measurement, published=published)
+
+
+def _published(session: _Session, point: Point) -> Mapping[str, float]:
+    arm = session.study.config.arms.get(point.arm)
+    return {} if arm is None else arm.paper
 
 
 def _with_speeds(session: _Session, measured: MachineMeasurements, evidence: Sequence[Evidence]) -> list[Evidence]:

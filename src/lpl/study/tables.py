@@ -212,7 +212,8 @@ def _paper(study: Study, column: Column, row: Row) -> str:
         return ""
     value = arm.paper[column.name]
     unit = study.config.paper.units.get(column.name, "") if study.config.paper else ""
-    text = f"{value:g}{wording.GAP}{unit}" if unit else f"{value:g}"
+    number = f"{value:,.0f}" if column.whole else f"{value:g}"
+    text = f"{number}{wording.GAP}{unit}" if unit else number
     baseline = study.config.against(row.arm)
     against = study.config.arms[baseline].paper.get(column.name)
     if column.relative and against and row.arm != baseline:
