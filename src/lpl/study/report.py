@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..reports.page import MAX_RUNS, render
+from ..reports.page import MAX_FOLDERS, render
 from ..reports.runs import METRICS_FORMAT, Run, load_run
-from ..reports.sections import SECTIONS, Comparison, Section, SectionMaker, outcome
+from ..reports.section import Comparison, Section, SectionMaker
+from ..reports.sections import SECTIONS, outcome
 from ..training.run_folder import write_text
 from .columns import Evidence
 from .config import PRETRAINING
@@ -50,7 +51,7 @@ def study_section(table: StudyTable) -> SectionMaker:
             "charts": study_charts(table),
             "selection": table.selection,
             "selection_charts": study_charts(table.selection) if table.selection else [],
-            "more_runs": max(0, len(_first_seeds(table)) - MAX_RUNS),
+            "more_runs": max(0, len(_first_seeds(table)) - MAX_FOLDERS),
         }
         return Section("study", "What the study found", "Study", TEMPLATE, values)
 
@@ -59,7 +60,7 @@ def study_section(table: StudyTable) -> SectionMaker:
 
 def shown_runs(table: StudyTable) -> list[Run]:
     """The first seed of each row, as the other sections take them: under the row's name, with the row's samples."""
-    return [_run(row, entry) for row, entry in _first_seeds(table)[:MAX_RUNS]]
+    return [_run(row, entry) for row, entry in _first_seeds(table)[:MAX_FOLDERS]]
 
 
 def _first_seeds(table: StudyTable) -> list[tuple[Row, Evidence]]:
