@@ -9,6 +9,7 @@ from torch import nn
 
 import zoo
 from lpl import LatentPerceptualLoss
+from lpl.losses import LatentLPIPS
 from lpl.losses.estimators import EveryKth, GatedSubset, RandomWindows
 from lpl.losses.estimators.sampling import systematic_sample
 
@@ -44,6 +45,16 @@ def assert_close(actual: tuple, expected: tuple) -> None:
 def expectation(pairs: list[tuple[float, tuple[torch.Tensor, torch.Tensor]]]) -> tuple[torch.Tensor, torch.Tensor]:
     assert sum(weight for weight, _ in pairs) == pytest.approx(1)
     return tuple(sum(weight * pair[part] for weight, pair in pairs) for part in (0, 1))
+
+
+class TwoLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 5, 3)
+
+    def forward(self, latents: torch.Tensor) -> list[torch.Tensor]:
+        first = self.first(latents).tanh()
+        return [first, self.second(first)]
 
 
 class TestGatedSubset:
@@ -82,6 +93,14 @@ class TestGatedSubset:
         assert terms.per_sample.mean().item() == pytest.approx(terms.loss.item(), rel=1e-12)
         assert sum(block.item() for block in terms.blocks.values()) == pytest.approx(terms.loss.item(), rel=1e-10)
 
+    @pytest.mark.parametrize(
+        "wrap", [lambda loss: GatedSubset(loss, count=3), lambda loss: RandomWindows(loss, window=2, margin=1)]
+    )
+    def test_streamed_losses_are_estimated_alike(self, latents, wrap) -> None:
+        model = zoo.kl(levels=2).double().eval()
+        whole, streamed = (LatentPerceptualLoss(model, micro_batch=size) for size in (None, 1))
+        assert_close(value_and_gradient(wrap(streamed), latents), value_and_gradient(wrap(whole), latents))
+
     def test_drawing_all_is_the_exact_loss(self, exact, latents) -> None:
         for subset in (GatedSubset(exact, count=4, importance="error"), GatedSubset(exact, fraction=1.0)):
             assert_close(value_and_gradient(subset, latents), value_and_gradient(exact, latents))
@@ -92,6 +111,20 @@ class TestGatedSubset:
         GatedSubset(exact, fraction=0.3)(*latents, SIGMA)  # of four, rounded up
         handle.remove()
         assert seen == [2, 2]
+
+    def test_takes_other_gated_losses(self, latents) -> None:
+        """Latent LPIPS, whose shares are called layers and whose gate is its own."""
+        torch.manual_seed(0)
+        lpips = LatentLPIPS(TwoLayers(), sigma_threshold=3.0).double()
+        subset = GatedSubset(EveryKth(lpips, k=1), count=2, importance="error")
+        pairs = []
+        for chosen in itertools.combinations(range(4), 2):
+            uniform = GatedSubset(lpips, count=2)
+            with mock.patch("lpl.losses.estimators.subset.draw", return_value=torch.tensor(chosen)):
+                pairs.append((1 / 6, value_and_gradient(uniform, latents)))
+        assert_close(expectation(pairs), value_and_gradient(lpips, latents))
+        terms = subset(*latents, SIGMA, return_terms=True)
+        assert sum(layer.item() for layer in terms.layers.values()) == pytest.approx(terms.loss.item(), rel=1e-10)
 
     def test_an_empty_gate_and_a_perfect_prediction(self, exact, latents) -> None:
         subset = GatedSubset(exact, count=1, importance="error")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..gate import GatedTerms
 from ..perceptual import PerceptualTerms
+
+Terms = PerceptualTerms | GatedTerms
+LossTerms = TypeVar("LossTerms", PerceptualTerms, GatedTerms)
 
 
 class Estimator(nn.Module):
@@ -39,8 +43,8 @@ class Estimator(nn.Module):
     ) -> Any:
         """As the exact loss's, see `LatentPerceptualLoss`.
 
-        `PerceptualTerms.per_sample` holds the samples' estimates: zero for those left out, and more than their loss for
-        those reweighted, so that its mean is the estimate.
+        The terms are those of the loss inside. `per_sample` holds the samples' estimates: zero for those left out, and
+        more than their loss for those reweighted, so that its mean is the estimate.
         """
         if not self.training:
             return self.loss(prediction, target, sigma, return_terms=return_terms)
@@ -50,7 +54,7 @@ class Estimator(nn.Module):
         self.step += 1
         return terms if return_terms else terms.loss
 
-    def estimate(self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None) -> PerceptualTerms:
+    def estimate(self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None) -> Terms:
         """The estimate at `step`."""
         raise NotImplementedError
 
@@ -75,33 +79,18 @@ class Estimator(nn.Module):
         self.step = state["step"]
 
 
-def gate(loss: Any, prediction: Tensor, sigma: Tensor | float | None) -> Tensor:
-    """Indices of the samples with σ_t ≤ τ_σ, int64 (N,)."""
-    everything = torch.arange(len(prediction), device=prediction.device)
-    if loss.sigma_threshold is None:
-        return everything
-    return everything[sigma_of_each(prediction, sigma) <= loss.sigma_threshold]
+def sigma_of_each(prediction: Tensor, sigma: Tensor | float) -> Tensor:
+    """σ_t of each sample, (B,), whether given for each or as one number for all."""
+    return torch.as_tensor(sigma, device=prediction.device).reshape(-1).expand(len(prediction))
 
 
-def sigma_of_each(prediction: Tensor, sigma: Tensor | float | None) -> Tensor:
-    """σ_t of each sample, (B,), whether given as a number or a tensor.
-
-    Raises:
-        ValueError: it is missing, or of another number of samples.
-    """
-    if sigma is None:
-        raise ValueError("sigma: missing; pass σ_t of each sample")
-    sigma = torch.as_tensor(sigma, device=prediction.device).reshape(-1)
-    if len(sigma) not in (1, len(prediction)):
-        raise ValueError(f"sigma: got {len(sigma)} numbers, takes one for each of {len(prediction)} samples")
-    return sigma.expand(len(prediction))
-
-
-def scaled(terms: PerceptualTerms, factor: float) -> PerceptualTerms:
+def scaled(terms: LossTerms, factor: float | Tensor) -> LossTerms:
     """The terms of `factor` times the loss."""
-    return dataclasses.replace(
-        terms,
-        loss=terms.loss * factor,
-        blocks={name: value * factor for name, value in terms.blocks.items()},
-        per_sample=terms.per_sample * factor,
-    )
+    values: dict[str, Any] = {"loss": terms.loss * factor, "per_sample": terms.per_sample * factor}
+    return dataclasses.replace(terms, **values, **scaled_shares(terms, factor))
+
+
+def scaled_shares(terms: Any, factor: float | Tensor) -> dict[str, Any]:
+    """What the loss is the sum of, by the attribute's name, times `factor`: each block's, or each layer's."""
+    names = [name for name in ("blocks", "layers") if hasattr(terms, name)]
+    return {name: {key: value * factor for key, value in getattr(terms, name).items()} for name in names}

@@ -7,8 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from ..perceptual import PerceptualTerms
-from .base import Estimator, scaled
+from .base import Estimator, Terms, scaled
 
 
 class EveryKth(Estimator):
@@ -51,7 +50,7 @@ class EveryKth(Estimator):
             return bool(torch.randint(self.k, (), generator=self.generator()) == 0)
         return self.step % self.k == 0
 
-    def estimate(self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None) -> PerceptualTerms:
+    def estimate(self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None) -> Terms:
         """k times the loss, or zero."""
         if self.computes:
             terms = self.loss(prediction, target, sigma, return_terms=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..perceptual import PerceptualTerms
-from .base import Estimator, gate, sigma_of_each
+from ..gate import passing
+from .base import Estimator, Terms, scaled_shares, sigma_of_each
 from .sampling import draw, inclusion_probabilities
 
 Proxy = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -25,6 +25,8 @@ def by_error(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor
 
 def by_sigma(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
     """σ_t of each sample: the noisier, the larger the error."""
+    if sigma is None:
+        raise ValueError("sigma: missing; importance='sigma' draws by it")
     return sigma_of_each(prediction, sigma).to(torch.float32)
 
 
@@ -82,9 +84,9 @@ class GatedSubset(Estimator):
         self.importance = importance
         self.uniform_share = uniform_share
 
-    def estimate(self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None) -> PerceptualTerms:
+    def estimate(self, prediction: Tensor, target: Tensor, sigma: Tensor | float | None) -> Terms:
         """Σ over the samples drawn of ℓ_i/π_i, divided by the size of the whole batch."""
-        passed = gate(self.loss, prediction, sigma)
+        passed = passing(sigma, self.sigma_threshold, prediction)
         count = self._number_drawn(len(passed))
         if count == len(passed):
             return self.loss(prediction, target, sigma, return_terms=True)
@@ -130,21 +132,17 @@ def weigh_gradient(values: Tensor, weights: Tensor) -> Tensor:
     return values.detach() + shaped * (values - values.detach())  # the difference is exactly zero
 
 
-def _reweighted(
-    terms: PerceptualTerms, weights: Tensor, chosen: Tensor, batch_size: int, passed: int
-) -> PerceptualTerms:
+def _reweighted(terms: Any, weights: Tensor, chosen: Tensor, batch_size: int, passed: int) -> Any:
     """From the terms of the samples drawn, whose gradients are weighted already, to those of the whole batch."""
-    drawn_share = len(chosen) / batch_size
-    own = terms.loss * drawn_share  # its gradient is right, its value is that of weights of 1
+    own = terms.loss * (len(chosen) / batch_size)  # its gradient is right, its value is that of weights of 1
     per_sample = terms.per_sample * weights.to(terms.per_sample.dtype)
     value = per_sample.sum() / batch_size
-    # Blocks are known for all samples drawn together only; they are scaled alike, so as to sum to the loss.
-    tiny = torch.finfo(value.dtype).tiny
-    factor = torch.where(own.detach() == 0, 1.0, value / own.detach().clamp_min(tiny)) * drawn_share
+    # Shares are known for all samples drawn together only; they are scaled alike, so as to sum to the loss.
+    factor = torch.where(terms.loss.detach() == 0, 0.0, value / terms.loss.detach())
     return dataclasses.replace(
         terms,
         loss=own + (value - own.detach()),
-        blocks={name: block * factor for name, block in terms.blocks.items()},
         passed=passed,
         per_sample=per_sample.new_zeros(batch_size).index_copy(0, chosen, per_sample),
+        **scaled_shares(terms, factor),
     )

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ...autoencoders.receptive_field import receptive_field
+from ..gate import passing
 from ..normalization import masked_statistics
 from ..perceptual import LatentPerceptualLoss, PerceptualTerms
-from .base import Estimator, gate, scaled
+from .base import Estimator, scaled
 from .cut import CutFeatures, Span, Window
 
 
@@ -48,9 +49,11 @@ class RandomWindows(Estimator):
     4. Algorithm 1: its quantiles and standard deviation, and the number of positions kept, are those of the window;
     5. a margin smaller than the receptive field.
 
-    With `statistics="target"` the target is decoded whole, without gradient, and 3 and 4 are exact. For 1 there is no
-    such remedy: to normalise the prediction by the target's group statistics is worse than by the window's, since it
-    takes away what the prediction's own do to it. `lpl.analysis.agreement` measures what remains.
+    With `statistics="target"` the target is decoded whole, without gradient, and 3 and 4 are exact, so that a local
+    decoder's estimate is unbiased under normalization="target" and with masks, too. For 1 there is no such remedy: to
+    normalise the prediction by the target's group statistics is worse than by the window's, since it takes away what
+    the prediction's own do to it. `lpl.analysis.agreement` measures what remains, which for decoders like Stable
+    Diffusion's is much.
 
     Args:
         loss: the exact loss.
@@ -129,7 +132,7 @@ class RandomWindows(Estimator):
         if self.statistics == "window":
             loss = self._exact_on(CutFeatures(self.loss.features, window))
             return scaled(loss(window.crop(prediction), window.crop(target), sigma, return_terms=True), share)
-        passed = gate(self.loss, prediction, sigma)
+        passed = passing(sigma, self.loss.sigma_threshold, prediction)
         if len(passed) == 0:
             return self.loss(prediction, target, sigma, return_terms=True)
         terms = scaled(self._by_target(window, prediction[passed], target[passed].detach()), share)
@@ -191,7 +194,7 @@ class RandomWindows(Estimator):
     ) -> Tensor:
         """p of each window, float64 on the CPU."""
         even = torch.full((len(windows),), 1 / len(windows), dtype=torch.float64)
-        passed = gate(self.loss, prediction, sigma)
+        passed = passing(sigma, self.loss.sigma_threshold, prediction)
         if self.importance == "uniform" or len(passed) == 0:
             return even
         squares = (prediction.detach()[passed] - target[passed]).float().square().sum(dim=(0, 1))
