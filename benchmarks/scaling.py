@@ -17,6 +17,7 @@ import torch
 import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lpl.analysis.figures.style import COLOURS, QUIET, styled
 from lpl.errors import explained
@@ -137,11 +138,13 @@ def figure(scaling: Scaling, case: Case) -> Figure:
     fitted = exponents(scaling)
     _points(over_pixels, [point.x**2 for point in scaling.pixels], scaling.pixels, logarithmic=True)
     over_pixels.set_xticks([point.x**2 for point in scaling.pixels], [f"{point.x}²" for point in scaling.pixels])
-    over_pixels.set(title=f"Pixels (time ∝ pixels^{fitted['time over pixels']:.2f})", xlabel="pixels", ylabel="seconds")
+    over_pixels.set(
+        title=f"Pixels (time ∝ pixels$^{{{fitted['time over pixels']:.2f}}}$)", xlabel="pixels", ylabel="seconds"
+    )
     _points(over_samples, [point.x for point in scaling.samples], scaling.samples, logarithmic=True)
     over_samples.set_xticks([point.x for point in scaling.samples], [str(point.x) for point in scaling.samples])
     over_samples.set(
-        title=f"Samples (time ∝ samples^{fitted['time over samples']:.2f})", xlabel=f"samples of {case.size}²"
+        title=f"Samples (time ∝ samples$^{{{fitted['time over samples']:.2f}}}$)", xlabel=f"samples of {case.size}²"
     )
     _points(over_gate, [100 * point.x / max(GATED) for point in scaling.gate], scaling.gate, logarithmic=False)
     over_gate.set(title="Samples that pass the gate", xlabel=f"% of {max(GATED)} samples of {case.size}²")
@@ -159,6 +162,8 @@ def _points(axes: Axes, x: Sequence[float], points: Sequence[Point], logarithmic
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
     else:
         axes.set_ylim(bottom=0)
     axes.legend()
@@ -171,7 +176,7 @@ def table(scaling: Scaling, case: Case) -> Table:
         for point in points:
             label = {
                 "pixels": f"1 sample of {point.x}²",
-                "samples": f"{point.x} samples of {case.size}²",
+                "samples": f"{point.x} sample{'s' if point.x > 1 else ''} of {case.size}²",
                 "pass the gate": f"{point.x} of {max(GATED)} samples of {case.size}² pass the gate",
             }[name]
             per = _megapixels(name, point, case)

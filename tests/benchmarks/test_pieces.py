@@ -16,7 +16,7 @@ def test_both_ways_compute_the_same(label: str) -> None:
     maps = torch.randn(2, 16, 12, 12, generator=torch.Generator().manual_seed(0))
     maps[:, :, 3:7, 3:7] += 50 * (torch.arange(16) % 4 == 0)[None, :, None, None]
     maps = maps.to(dtype).to(memory_format=layout)
-    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
     for name, (theirs, ours, _) in pieces.pieces(maps, seed=0).items():
         expected, actual = theirs(maps), ours(maps)
         if isinstance(actual, Outliers):
@@ -26,7 +26,8 @@ def test_both_ways_compute_the_same(label: str) -> None:
         if isinstance(expected, tuple):
             expected = torch.stack([value.float() for value in expected[::-1]])
             actual = torch.stack([value.float() for value in actual])
-        torch.testing.assert_close(actual.float(), expected.float(), rtol=tolerance, atol=tolerance, msg=name)
+        error = (actual.double() - expected.double()).norm() / expected.double().norm()
+        assert error < tolerance, name
 
 
 def test_command(tmp_path) -> None:
