@@ -173,11 +173,48 @@ def test_feature_blocks_are_listed_and_paired_by_their_order(whole):
     assert len(section.all("div", class_="panels")) == 5
 
 
+def test_norms_of_outliers_are_drawn_and_listed(whole, analyses):
+    results = read(analyses["features"])["results"]
+    section = whole.one(id="features")
+    readout = json.loads("".join(section.all("div", class_="panels")[1].all("script")[1].pieces))
+    block = results["blocks"]["up_blocks.0"]
+    assert readout["lines"][0]["y"] == pytest.approx(block["norms"][::-1], rel=1e-3)
+    assert readout["lines"][0]["x"] == pytest.approx([100 * share for share in results["norm_shares"][::-1]])
+    cell = rows_of(section.all("table", class_="metrics")[0])[1][-1]
+    assert float(cell.removeprefix("×")) == pytest.approx(block["largest_norm"], rel=0.06)
+
+
+def test_the_appendix_is_counted(whole, analyses):
+    claims = read(analyses["interpolation"])["results"]["claims"]
+    rows = rows_of(whole.one(id="interpolation").all("table", class_="metrics")[0])
+    assert len(rows) == 2 * len(claims)
+    assert rows[0][0] == "demo latents, nearest, s = 1.5 over latents, bilinear, s = 1.5"
+    for row, claim in zip(rows, claims, strict=False):
+        assert row[1].startswith(f"{100 * claim['higher_mse']['mean']:.0f}")
+        assert row[2].startswith(f"{100 * claim['contradicted']['ms_ssim']['mean']:.0f}")
+
+
+def test_files_of_before_the_norms_and_the_claims_still_open(analyses, tmp_path, page):
+    def edit(content):
+        results = content["results"]
+        for key in ("norm_shares", "claims", "taylor_of_predictions"):
+            results.pop(key, None)
+        for block in results.get("blocks", {}).values():
+            for key in ("norms", "largest_norm"):
+                block.pop(key)
+            block["channels"].pop("masked_norm")
+
+    folders = [change(analyses[kind], tmp_path / kind, edit) for kind in ("features", "interpolation", "linear")]
+    document = page(folders)
+    assert len(document.one(id="linear").all("table", class_="metrics")[0].one("tbody").all("tr")) == 1
+    assert document.one(id="interpolation").all("table", class_="metrics") == []
+
+
 def test_sweeps_are_drawn_in_per_cent(whole, analyses):
     sweeps = read(analyses["features"])["results"]["sweeps"]
     section = whole.one(id="features")
     panels = section.all("div", class_="panels")[2]
-    readout = json.loads("".join(panels.all("script")[2].pieces))
+    readout = json.loads("".join(panels.all("script")[3].pieces))
     assert readout["x"]["label"] == "offset"
     lines = {line["label"]: line for line in readout["lines"]}
     assert lines["demo, positions"]["x"] == sweeps["offset"]["values"]
@@ -189,13 +226,16 @@ def test_linear_shows_the_spectrum_and_where_the_approximation_breaks(whole, ana
     written = read(analyses["linear"])
     section = whole.one(id="linear")
     readouts = [json.loads("".join(plot.one("script").pieces)) for plot in section.all("div", class_="plot")[2:]]
-    spectrum, taylor = readouts[0], readouts[-1]
+    spectrum, taylor, predictions = readouts[0], readouts[-2], readouts[-1]
     metric = written["images"][0]["metric"]
     assert spectrum["lines"][0]["x"][-1] == pytest.approx(metric["largest_eigenvalue"], rel=1e-4)
     assert spectrum["lines"][0]["y"][0] == pytest.approx(1 - metric["ritz_weights"][0], rel=1e-3)
     assert taylor["lines"][0]["y"] == pytest.approx(written["results"]["taylor"]["mean"], rel=1e-3)
+    later = written["results"]["taylor_of_predictions"]
+    assert predictions["lines"][0]["x"] == later["sigmas"]
+    assert predictions["lines"][0]["y"] == pytest.approx(later["mean"], rel=1e-3)
     crossings = rows_of(section.all("table", class_="metrics")[0])
-    assert crossings[0][0] == "demo"
+    assert [row[0] for row in crossings[:2]] == ["demo white noise, σ", "demo errors of ẑ0, σ_t"]
     sigma = written["results"]["taylor"]["sigma_at"]["0.5"]
     assert float(re.sub("[^0-9.]", "", crossings[0][2])) == pytest.approx(sigma or 3, rel=0.06)
     equations = rows_of(section.all("table", class_="metrics")[1])

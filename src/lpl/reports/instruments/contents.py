@@ -105,6 +105,18 @@ class Correlation(BaseModel):
     per_image: Numbers = []
 
 
+class Claim(BaseModel):
+    """A pair of pictures of which the appendix says that the first looks better in spite of its higher latent MSE.
+
+    Shares of images: in which that MSE is higher, and in which, by each damage, the picture is better as well.
+    """
+
+    better: str
+    worse: str
+    higher_mse: Interval | None
+    contradicted: dict[str, Interval | None]
+
+
 class InterpolationImage(Image):
     """With its decodes, one a variant."""
 
@@ -118,6 +130,7 @@ class InterpolationResults(BaseModel):
     measures: dict[str, Measure]
     damages: dict[str, Measure]
     correlations: list[Correlation]
+    claims: list[Claim] = []
 
 
 class InterpolationFile(AnalysisFile):
@@ -213,6 +226,7 @@ class Channels(BaseModel):
     zero_share: Numbers
     masked_share: Numbers
     masked_energy: Numbers
+    masked_norm: Numbers = []
 
 
 class FeatureBlock(BaseModel):
@@ -230,6 +244,8 @@ class FeatureBlock(BaseModel):
     weak_channels: list[int]
     rank_by_outliers: list[int]
     histogram: list[float]
+    norms: Numbers = []
+    largest_norm: Number = None
     channels: Channels
 
 
@@ -246,6 +262,7 @@ class FeatureResults(BaseModel):
 
     quantile_levels: list[float]
     histogram_edges: list[float]
+    norm_shares: list[float] = []
     mask_defaults: dict[str, float]
     blocks: dict[str, FeatureBlock]
     sweeps: dict[str, Sweep] = {}
@@ -256,89 +273,3 @@ class FeatureFile(AnalysisFile):
 
     images: list[FeatureImage]
     results: FeatureResults
-
-
-class Metric(BaseModel):
-    """JᵀJ at one latent."""
-
-    dimension: int
-    largest_eigenvalue: Number
-    smallest_eigenvalue_at_most: Number
-    condition_at_least: Number
-    mean_eigenvalue: Number
-    effective_rank: Number
-    bound_over_mean_at_least: Number
-    ritz_values: Numbers
-    ritz_weights: Numbers
-    channels: Numbers
-    channels_standard_error: Numbers
-
-
-class LinearImage(Image):
-    """With its metric, where it was measured."""
-
-    largest_step: str | None = None
-    smallest_step: str | None = None
-    metric: Metric | None = None
-
-
-class LatentChannels(BaseModel):
-    """By latent channel, over all images."""
-
-    sensitivity: Numbers
-    latent_variance: Numbers
-    energy_share: Numbers
-    anisotropy: Number
-
-
-class Tightness(BaseModel):
-    """Bound (12) over the exact penalty."""
-
-    smallest: Number
-    median: Number
-    largest: Number
-
-
-class MonteCarlo(BaseModel):
-    """A divergence by sampling, and exact."""
-
-    estimate: Number
-    standard_error: Number
-    exact: Number
-
-
-class Equations(BaseModel):
-    """Equations (10)–(12) for a random linear decoder."""
-
-    shape: str
-    image_values: int
-    latent_values: int
-    identity_error: Number
-    printed_error: Number
-    monte_carlo: MonteCarlo
-    tightness: Tightness
-
-
-class Taylor(BaseModel):
-    """The linear approximation's relative error by σ."""
-
-    sigmas: list[float]
-    errors: list[Numbers]
-    mean: Numbers
-    sigma_at: dict[str, Number]
-
-
-class LinearResults(BaseModel):
-    """Appendix A.1."""
-
-    equations: list[Equations]
-    channels: LatentChannels
-    step_length: float
-    taylor: Taylor
-
-
-class LinearFile(AnalysisFile):
-    """Of `lpl analyze linear`."""
-
-    images: list[LinearImage]
-    results: LinearResults

@@ -54,7 +54,7 @@ def features(comparison: Comparison) -> Section | None:
         "blocks": block_labels(names),
         "first_block": _most_masked(analyses[0]),
         "table": [row for analysis in analyses for row in block_rows(analysis)],
-        "charts": [[histogram_chart(analyses, index), *sweep_charts(analyses, index)] for index in range(count)],
+        "charts": [block_charts(analyses, index) for index in range(count)],
     }
     title = "The decoder’s features, and what Algorithm 1 masks"
     assets = (*ASSETS, "instruments/bars.js", "instruments/features.js")
@@ -94,6 +94,7 @@ def _image(analysis: Analysis[FeatureFile], image: FeatureImage, store: PictureS
 
 def _block(name: str, block: FeatureBlock, images: Sequence[FeatureImage]) -> dict[str, Any]:
     """A block with the numbers of those channels alone whose maps are on the page."""
+    columns = {key: values for key, values in block.channels.model_dump().items() if values}
     chosen = list(dict.fromkeys(c for image in images if name in image.maps for c in image.maps[name].channels))
     return {
         "name": name,
@@ -104,7 +105,7 @@ def _block(name: str, block: FeatureBlock, images: Sequence[FeatureImage]) -> di
         "dead": block.dead_channels,
         "weak": block.weak_channels,
         "ranks": {str(channel): block.rank_by_outliers.index(channel) for channel in chosen},
-        "channels": {"number": chosen, **by_channel(block.channels.model_dump(), chosen)},
+        "channels": {"number": chosen, **by_channel(columns, chosen)},
     }
 
 
@@ -126,10 +127,36 @@ def block_rows(analysis: Analysis[FeatureFile]) -> list[dict[str, Any]]:
                 percent(block.masked_energy),
                 f"×{number(block.energy_lift, 2)}" if block.energy_lift else ABSENT,
                 decimal(block.kept_kurtosis.get("median"), 1),
+                ABSENT if block.largest_norm is None else f"×{number(block.largest_norm, 2)}",
             ),
         }
         for name, block in analysis.content.results.blocks.items()
     ]
+
+
+def block_charts(analyses: Analyses, index: int) -> list[Chart]:
+    """What the blocks at one position of the decoders are like, and how their mask moves."""
+    charts = [histogram_chart(analyses, index), norm_chart(analyses, index), *sweep_charts(analyses, index)]
+    return [chart for chart in charts if chart.lines]
+
+
+def norm_chart(analyses: Analyses, index: int) -> Chart:
+    """Norms over channels by position: outliers that lie together show as a step at the rare end."""
+    lines = []
+    for analysis in analyses:
+        results = analysis.content.results
+        block = dict(enumerate(results.blocks.values())).get(index)
+        if block is not None and block.norms:
+            shares, norms = 100 * np.array(results.norm_shares), floats(block.norms)
+            lines.append(Line(analysis.name, analysis.colour, shares[::-1], norms[::-1]))
+    return Chart(
+        title="Norms of positions",
+        caption="Norm over channels, over the median’s, that a share of positions exceeds; the worst image’s. "
+        "Logarithmic.",
+        lines=tuple(lines),
+        x=spanning("share of positions, %", [line.x for line in lines], "log", margin=0.0),
+        y=spanning("norm over the median", [line.y for line in lines], "log", include=[1.0]),
+    )
 
 
 def histogram_chart(analyses: Analyses, index: int) -> Chart:
@@ -160,8 +187,7 @@ def histogram_chart(analyses: Analyses, index: int) -> Chart:
 def sweep_charts(analyses: Analyses, index: int) -> list[Chart]:
     """The share masked as each parameter of Algorithm 1 moves: of positions, and of their energy, dashed."""
     parameters = dict.fromkeys(name for analysis in analyses for name in analysis.content.results.sweeps)
-    charts = [_sweep_chart(analyses, index, parameter) for parameter in parameters]
-    return [chart for chart in charts if chart.lines]
+    return [_sweep_chart(analyses, index, parameter) for parameter in parameters]
 
 
 def _sweep_chart(analyses: Analyses, index: int, parameter: str) -> Chart:

@@ -17,9 +17,9 @@ from lpl.reports.instruments.contents import (
     AnalysisFile,
     FeatureFile,
     InterpolationFile,
-    LinearFile,
     PerturbationFile,
 )
+from lpl.reports.instruments.linear_contents import LinearFile
 from lpl.reports.runs import ReportError
 
 KINDS: dict[str, type[AnalysisFile]] = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lpl.reports import wording
-from lpl.reports.instruments.common import ASSETS, Finding, decimal, heading, image_labels
-from lpl.reports.instruments.contents import Correlation, InterpolationFile
+from lpl.reports.comparison import ABSENT
+from lpl.reports.instruments.common import ASSETS, Finding, decimal, heading, image_labels, percent
+from lpl.reports.instruments.contents import Correlation, InterpolationFile, Interval
 from lpl.reports.instruments.folders import Analysis
 from lpl.reports.instruments.store import PictureStore
 from lpl.reports.section import Comparison, Section
@@ -39,6 +41,7 @@ def interpolation(comparison: Comparison) -> Section | None:
         "measures": _grouped({key: label_of(key, analyses) for key in measures}),
         "scales": sorted({variant.scale for analysis in analyses for variant in analysis.content.results.variants}),
         "methods": METHODS,
+        "claims": [row for analysis in analyses for row in claim_rows(analysis, list(damages))],
     }
     title = "Shrunk and enlarged: which measure sees the damage?"
     assets = (*ASSETS, "instruments/interpolation.js")
@@ -55,6 +58,34 @@ def label_of(key: str, analyses: list[Analysis[InterpolationFile]]) -> str:
         if key in results.measures:
             return results.measures[key].label
     return key
+
+
+def claim_rows(analysis: Analysis[InterpolationFile], damages: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a sentence of the appendix: how often its first half holds, and how often both, by each damage."""
+    return [
+        {
+            "name": analysis.name,
+            "colour": analysis.colour,
+            "pair": f"{_way(entry.better)} over {_way(entry.worse)}",
+            "cells": [_share(entry.higher_mse), *(_share(entry.contradicted.get(damage)) for damage in damages)],
+        }
+        for entry in analysis.content.results.claims
+    ]
+
+
+def _way(name: str) -> str:
+    """A way of shrinking, such as `latent-nearest-1.5`, in words."""
+    method, _, scale = name.rpartition("-")
+    return f"{METHODS.get(method, method).lower()}, s = {scale}"
+
+
+def _share(interval: Interval | None) -> str:
+    """A share of images with its interval."""
+    if interval is None or interval.mean is None:
+        return ABSENT
+    if interval.low is None or interval.high is None:
+        return percent(interval.mean)
+    return f"{percent(interval.mean)} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
 
 
 def _grouped(labels: dict[str, str]) -> dict[str, dict[str, str]]:

@@ -11,8 +11,8 @@ from lpl.reports import wording
 from lpl.reports.axes import spanning
 from lpl.reports.charts import Chart, Line
 from lpl.reports.instruments.common import ASSETS, Finding, floats, heading, image_labels, number
-from lpl.reports.instruments.contents import LinearFile, LinearImage
 from lpl.reports.instruments.folders import Analysis
+from lpl.reports.instruments.linear_contents import LinearFile, LinearImage, Taylor
 from lpl.reports.instruments.store import PictureStore
 from lpl.reports.section import Comparison, Section
 
@@ -34,7 +34,7 @@ def linear(comparison: Comparison) -> Section | None:
         "data": {"folders": folders},
         "images": image_labels(analyses, counts),
         "spectra": [spectrum_chart(analyses, index) for index in range(max(counts))],
-        "taylor": taylor_chart(analyses),
+        "taylor": taylor_charts(analyses),
         "crossings": [row for analysis in analyses for row in _crossings(analysis)],
         "equations": [row for analysis in analyses[:1] for row in equation_rows(analysis)],
     }
@@ -94,22 +94,30 @@ def spectrum_chart(analyses: Analyses, index: int) -> Chart:
     )
 
 
-def taylor_chart(analyses: Analyses) -> Chart:
-    """How far the linear approximation (13)–(14) holds."""
+def taylor_charts(analyses: Analyses) -> list[Chart]:
+    """How far the linear approximation (13)–(14) holds: for white noise, and for the errors that training sees."""
+    noise = [(analysis, analysis.content.results.taylor) for analysis in analyses]
+    predicted = [(analysis, analysis.content.results.taylor_of_predictions) for analysis in analyses]
+    charts = [
+        _taylor_chart("Linear approximation, white noise", "e = σn", "σ", noise),
+        _taylor_chart("The same for the errors of ẑ0", "e = ẑ0 − z0", "σ_t that ẑ0 was predicted at", predicted),
+    ]
+    return [chart for chart in charts if chart.lines]
+
+
+def _taylor_chart(
+    title: str, error: str, axis: str, studies: Sequence[tuple[Analysis[LinearFile], Taylor | None]]
+) -> Chart:
     lines = [
-        Line(
-            analysis.name,
-            analysis.colour,
-            np.array(analysis.content.results.taylor.sigmas),
-            floats(analysis.content.results.taylor.mean),
-        )
-        for analysis in analyses
+        Line(analysis.name, analysis.colour, np.array(study.sigmas), floats(study.mean))
+        for analysis, study in studies
+        if study is not None
     ]
     return Chart(
-        title="Linear approximation",
-        caption="Relative error of F(z) + σJn, mean over images; the thin line is 10 %. Logarithmic.",
+        title=title,
+        caption=f"Relative error of F(z) + Je, {error}, mean over images; the thin line is 10 %. Logarithmic.",
         lines=tuple(lines),
-        x=spanning("σ of the latent’s error", [line.x for line in lines], "log", margin=0.0),
+        x=spanning(axis, [line.x for line in lines], "log", margin=0.0),
         y=spanning("relative error", [line.y for line in lines], "log", include=[0.1]),
         guide=0.1,
         legend=True,
@@ -117,16 +125,23 @@ def taylor_chart(analyses: Analyses) -> Chart:
 
 
 def _crossings(analysis: Analysis[LinearFile]) -> list[dict[str, Any]]:
-    """At which σ the linear approximation is off by how much."""
-    taylor = analysis.content.results.taylor
-    reached = {
-        tolerance: f"not up to {taylor.sigmas[-1]:g}"
-        if sigma is None
-        else ("≤ " if sigma <= taylor.sigmas[0] else "") + number(sigma, 2)
-        for tolerance, sigma in taylor.sigma_at.items()
-    }
-    cells = {f"{100 * float(tolerance):g} %": text for tolerance, text in reached.items()}
-    return [{"name": analysis.name, "colour": analysis.colour, "cells": cells}]
+    """At which σ the linear approximation is off by how much, a row for each kind of error."""
+    results = analysis.content.results
+    studies = {"white noise, σ": results.taylor, "errors of ẑ0, σ_t": results.taylor_of_predictions}
+    return [
+        {"name": analysis.name, "colour": analysis.colour, "error": error, "cells": _reached(study)}
+        for error, study in studies.items()
+        if study is not None
+    ]
+
+
+def _reached(taylor: Taylor) -> dict[str, str]:
+    cells = {}
+    for tolerance, sigma in taylor.sigma_at.items():
+        first = sigma is not None and sigma <= taylor.sigmas[0]
+        text = f"not up to {taylor.sigmas[-1]:g}" if sigma is None else f"{'≤ ' if first else ''}{number(sigma, 2)}"
+        cells[f"{100 * float(tolerance):g}{wording.GAP}%"] = text
+    return cells
 
 
 def equation_rows(analysis: Analysis[LinearFile]) -> list[tuple[str, ...]]:
@@ -162,5 +177,7 @@ def _finding(analysis: Analysis[LinearFile]) -> Finding:
     parts.append(f"the most sensitive channel weighs {number(results.channels.anisotropy, 2)} times the least")
     sigma = results.taylor.sigma_at.get("0.1")
     if sigma is not None:
-        parts.append(f"the linear approximation is off by 10{wording.GAP}% from σ = {number(sigma, 2)} on")
+        parts.append(
+            f"the linear approximation is off by 10{wording.GAP}% from white noise of σ = {number(sigma, 2)} on"
+        )
     return Finding(analysis.name, analysis.colour, f"{'; '.join(parts)}.")

@@ -67,6 +67,7 @@ widgets.features = box => {
       ["Masked, all images", percent(of("masked_share"))],
       ["Energy masked", percent(of("masked_energy"))],
       ["Farthest value, in std", number(of("largest"))],
+      ...(block.channels.masked_norm ? [["Masked over kept, rms", of("masked_norm") ? `×${number(of("masked_norm"))}` : number(of("masked_norm"))]] : []),
       ["Excess kurtosis", number(of("kurtosis"))],
       ["Kurtosis of what is kept", number(of("kept_kurtosis"))],
       ["Mean", number(of("mean"))],
