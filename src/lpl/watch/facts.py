@@ -69,7 +69,7 @@ def status_of(state: RunState, now: float) -> Status:
     """
     if state.modified is None:
         where = "is empty" if state.exists else "does not exist yet"
-        return Status("waiting", f"the folder {where}; a run appears there once its images are encoded")
+        return Status("waiting", f"the folder {where}: runs appear once their images are encoded")
     word = str(state.information.get("status", "running"))
     if word in ENDED:
         return Status(word, _ending(state) if word != "complete" else _completion(state))
