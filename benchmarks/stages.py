@@ -21,6 +21,7 @@ from torch import Tensor
 import lpl.data.encoding as encoding_module
 import lpl.evaluation.run as evaluation_run
 import lpl.evaluation.summary as summary_module
+import lpl.losses.perceptual as perceptual_module
 import lpl.training.objective as objective_module
 import lpl.training.sampling as sampling_module
 import lpl.training.trainer as trainer_module
@@ -31,6 +32,7 @@ from lpl.denoisers import ClassConditionalMMDiT
 from lpl.evaluation.reference import ReferenceImages
 from lpl.evaluation.samples import SampleSet
 from lpl.evaluation.sliced_wasserstein import PatchSampler
+from lpl.losses import LatentPerceptualLoss
 from lpl.training.batches import BatchSource
 from lpl.training.ema import EMA
 from lpl.training.metrics import TermWindow
@@ -47,7 +49,7 @@ from .stopwatch import REST, Stopwatch, replaced, watching
 evaluate_module = importlib.import_module("lpl.evaluation.evaluate")
 
 DATA, EMA_STAGE, LOGGING, GRADIENT_RATIO = "waiting for data", "average (EMA)", "logging", "gradient ratio"
-FORWARD, PERCEPTUAL, BACKWARD = "denoiser, forward", "perceptual, forward", "backward, denoiser"
+FORWARD, PERCEPTUAL, BACKWARD = "denoiser, forward", "perceptual, decoder", "backward, denoiser"
 PERCEPTUAL_BACKWARD = "backward, perceptual"
 
 
@@ -105,6 +107,8 @@ def profile_training(recipe: Recipe, warmup: int, name: str) -> Profile:
         FORWARD: [(ClassConditionalMMDiT, "forward")],
         "noise, ẑ0 and ℓ2": [(Objective, "__call__")],
         PERCEPTUAL: [(LatentPerceptualTerm, "__call__")],
+        "perceptual, outliers": [(perceptual_module, "find_outliers")],
+        "perceptual, distances": [(LatentPerceptualLoss, "_distance")],
         GRADIENT_RATIO: [(objective_module, "_gradient_ratio")],
         BACKWARD: [(Accelerator, "backward")],
         "gradient clipping": [(Accelerator, "clip_grad_norm_")],

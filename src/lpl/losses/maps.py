@@ -33,9 +33,12 @@ class MapSelection:
         if self.sample is None:
             return features[self.index][None]
         rows = self._rows(features)
-        if rows.element_size() == 2:  # integers of the same size are moved twice as fast
-            rows = rows.view(torch.int16)
-        taken = rows.gather(1, self.channels.expand(len(rows), -1)).view(features.dtype)
+        channels = self.channels.expand(len(rows), -1)
+        if rows.element_size() == 2 and not features.requires_grad:
+            # Integers of the same size are moved twice as fast, but a view of another type passes no gradient on.
+            taken = rows.view(torch.int16).gather(1, channels).view(features.dtype)
+        else:
+            taken = rows.gather(1, channels)
         return taken.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2)
 
     def put(self, features: Tensor, maps: Tensor) -> None:
