@@ -22,7 +22,6 @@ SIZES = (
     "training.batch_size=4",
     "training.log_every=1",
     "training.warmup_steps=0",
-    "training.precision=no",
     "data.limit=24",
     "data.resolution=16",
     "denoiser.patch_size=1",
