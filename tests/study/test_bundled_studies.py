@@ -22,7 +22,6 @@ SIZES = (
     "training.batch_size=4",
     "training.log_every=1",
     "training.warmup_steps=0",
-    "training.precision=no",
     "data.limit=24",
     "data.resolution=16",
     "denoiser.patch_size=1",
@@ -127,14 +126,14 @@ def test_figures_over_iterations(shelf: StudyFolder, name: str) -> None:
 
 
 def test_table8_counts_without_training(shelf: StudyFolder) -> None:
-    result = shelf.run("table8")
+    result = shelf.run("table8", "denoiser.preset=T")  # XL takes half a minute
     assert result.exit_code == 0, result.output
     rows = {
         row["arm"]: row["columns"] for row in json.loads((shelf.path / "out/table8/results.json").read_text())["rows"]
     }
     flops = {arm: columns["flops"]["values"]["0"] for arm, columns in rows.items()}
-    # The same model on four times the tokens costs a little over four times as much a sample.
-    assert 4 * 16 / 64 < flops["xl-512"] / flops["xl-256"] < 1.3
+    # The same model on four times the tokens, in a fourth of the batch: attention alone costs more.
+    assert 1 < flops["xl-512"] / flops["xl-256"] < 2
     assert flops["xl-256-lpl"] > flops["xl-256"]
     assert flops["own-lpl"] > flops["own"] > 0
     total = rows["xl-512"]["total_flops"]["values"]["0"]
