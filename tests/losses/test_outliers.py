@@ -93,7 +93,7 @@ def with_tails(draw, generator: torch.Generator, shape: tuple[int, ...], power: 
     seed=st.integers(0, 10_000),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     power=st.floats(0.2, 3),
-    shift=st.sampled_from([0.0, 1.0, -300.0, 1e6]),
+    shift=st.sampled_from([0.0, 1.0, -300.0, 1e4]),
     quantile=st.sampled_from([0.001, 0.02, 0.1, 0.4]),
     offset=st.sampled_from([0.0, 0.5, 2.0, 4.0]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),

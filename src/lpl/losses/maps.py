@@ -28,6 +28,10 @@ class MapSelection:
         """`values[selection.index]` of values (B, C) are the K selected ones, in order."""
         return self.samples, self.channels
 
+    def __getitem__(self, numbers: Tensor) -> MapSelection:
+        """Some of the maps, by their numbers among the K."""
+        return MapSelection(self.samples[numbers], self.channels[numbers], self.sample)
+
     def take(self, features: Tensor) -> Tensor:
         """The maps as (1, K, H, W), in the features' layout."""
         if self.sample is None:

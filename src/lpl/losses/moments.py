@@ -100,14 +100,17 @@ def _has_kernel(maps: Tensor) -> bool:
 
 
 def _contiguous_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """In two passes, the second over a buffer of one sample."""
+    """In two passes, the second over a buffer of one sample; corrected for the rounding of the first one's mean."""
+    positions = maps.shape[-2] * maps.shape[-1]
     mean = maps.mean(dim=(-2, -1))
     buffer = torch.empty_like(maps[:1])
-    norms = []
+    shifts, squares = [], []
     for sample, centre in zip(maps.split(1), mean.split(1), strict=True):
         torch.sub(sample, centre[..., None, None], out=buffer)
-        norms.append(torch.linalg.vector_norm(buffer, dim=(-2, -1)))
-    return mean, torch.cat(norms).square() / (maps.shape[-2] * maps.shape[-1])
+        shifts.append(buffer.mean(dim=(-2, -1)))
+        squares.append(torch.linalg.vector_norm(buffer, dim=(-2, -1)).square() / positions)
+    shift = torch.cat(shifts)
+    return mean + shift, (torch.cat(squares) - shift.square()).clamp_min(0)
 
 
 def _strip_moments(sample: Tensor) -> tuple[Tensor, Tensor]:

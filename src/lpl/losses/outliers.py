@@ -127,8 +127,19 @@ def find_outliers(
     for selection in select_maps(features, beyond):
         low, high = (values[selection.index][None, :, None, None] for values in (lower, upper))
         kept = _kept(selection.take(features), low, high, *windows).to(features.dtype)
-        parts.append(OutlierMaps(selection, kept, count_ones(kept)[0]))
+        parts += _with_outliers(selection, kept)
     return Outliers(features.shape, tuple(parts), features.device)
+
+
+def _with_outliers(selection: MapSelection, kept: Tensor) -> list[OutlierMaps]:
+    """Those of the maps of which something is masked: in most, the dilation has closed every lone false alarm."""
+    count = count_ones(kept)[0]
+    left = torch.nonzero(count < kept[0, 0].numel()).flatten()
+    if len(left) == 0:
+        return []
+    if len(left) < len(count):
+        selection, kept, count = selection[left], kept[:, left], count[left]
+    return [OutlierMaps(selection, kept, count)]
 
 
 def _thresholds(features: Tensor, quantile: float, offset: float) -> tuple[Tensor, Tensor, Tensor]:
