@@ -116,6 +116,35 @@ def test_counting_decides_as_order_statistics_do(data, seed, size, power, shift,
     assert sum(len(part.count) for part in found.parts) == (~expected.flatten(2).all(dim=-1)).sum()
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 10_000),
+    size=st.tuples(st.integers(3, 30), st.integers(3, 30)),
+    power=st.floats(0.5, 3),
+    patch=st.floats(0, 12),
+    quantile=st.sampled_from([0.02, 0.1, 0.3]),
+    closing=st.sampled_from([3, 5]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_what_is_closed_is_known_beforehand(data, seed, size, power, patch, quantile, closing, dtype) -> None:
+    """Thresholds by kthvalue for every map, then a dilation by max pooling."""
+    generator = torch.Generator().manual_seed(seed)
+    features = with_tails(data.draw, generator, (2, 4, *size), power, 0.0)
+    features[:, 0, :3, :3] += patch  # large enough to be left, if it is an outlier
+    features[:, 1, -3:, :3] -= patch
+    features[0, 2, :3, :3] = patch * torch.tensor([[1, -1, 1], [-1, 1, -1], [1, -1, 1.0]])  # outliers of both kinds
+    features = features.to(dtype)
+    wide = features.float().flatten(2)
+    count = wide.shape[-1]
+    low = wide.kthvalue(max(int(count * quantile), 1), dim=-1).values[..., None]
+    high = wide.kthvalue(max(int(count * (1 - quantile)), 1), dim=-1).values[..., None]
+    margin = 2.0 * wide.std(dim=-1, keepdim=True)
+    kept = ((wide >= low - margin) & (wide <= high + margin)).view_as(features).float()
+    expected = torch.nn.functional.max_pool2d(kept, closing, stride=1, padding=closing // 2).bool()
+    assert torch.equal(outlier_mask(features, opening=1, closing=closing, quantile=quantile), expected)
+
+
 def test_order_statistics_are_taken_of_suspects_alone(monkeypatch) -> None:
     ranked = []
 
