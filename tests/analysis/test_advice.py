@@ -144,7 +144,7 @@ def test_every_block_stays_that_earns_its_cost() -> None:
     advice = advise_blocks(study(), OPEN, COSTS)
     assert advice.value is None
     assert "no last block costs much" in advice.reason
-    assert "c 33% of the gradient for 70% of the cost" in advice.reason
+    assert "c: 33% of the gradient for 70% of the cost" in advice.reason
 
 
 def test_a_last_block_that_costs_much_and_adds_nothing_goes() -> None:

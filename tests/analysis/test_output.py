@@ -69,3 +69,13 @@ def test_sprites_lie_row_by_row() -> None:
 @pytest.mark.parametrize(("low", "high", "expected"), [(0.0, 2.0, [0, 128, 255]), (1.0, 1.0, [0, 0, 255])])
 def test_grey_pictures(low: float, high: float, expected: list[int]) -> None:
     assert np.asarray(grey_picture(np.array([[0.0, 1.0, 2.0]]), low, high))[0].tolist() == expected
+
+
+def test_a_sprite_never_outgrows_webp(tmp_path) -> None:
+    tiles = [Image.new("L", (512, 512), value) for value in (10, 200)] * 40
+    sheet = sprite(tiles, columns=40)
+    assert sheet.width <= 16_383
+    assert (sheet.width // 40, sheet.height // 2) == (409, 409)
+    assert sheet.getpixel((409 * 3 + 200, 409 + 200)) == 200
+    AnalysisFolder(tmp_path, "sprites").save_picture("sheet.webp", sheet)
+    assert sprite(tiles[:4], columns=2).size == (1024, 1024)

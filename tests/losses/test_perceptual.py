@@ -268,6 +268,21 @@ def test_constant_channels(normalization: str) -> None:
     assert torch.isfinite(prediction.grad).all()
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_positions_dead_in_every_channel(reduction: str) -> None:
+    """Under "unit" the target's norm is zero there."""
+    target = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(9))
+    target[:, :, 2:4] = 0
+    prediction = (target + 0.1).requires_grad_()
+    perceptual = LatentPerceptualLoss(
+        nn.Sequential(nn.Identity()), blocks=["0"], normalization="unit", reduction=reduction, sigma_threshold=None
+    )
+    loss = perceptual(prediction, target)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(prediction.grad).all()
+
+
 def test_the_variance_floor_tames_channels_that_are_dead_in_the_prediction() -> None:
     """A live target over a prediction that hardly varies: magnified by 1/variance as printed, bounded by the floor."""
 

@@ -251,7 +251,7 @@ def advise_blocks(study: GradientStudy, mixture: NoiseMixture, costs: Mapping[st
             break
         kept.pop()
     details = ", ".join(
-        f"{name} {by_name[name]:.0%} of the gradient for {costs[name].added_gigaflops / total:.0%} of the cost"
+        f"{name}: {by_name[name]:.0%} of the gradient for {costs[name].added_gigaflops / total:.0%} of the cost"
         for name in study.blocks
     )
     if len(kept) == len(study.blocks):

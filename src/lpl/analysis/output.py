@@ -23,6 +23,7 @@ from ..data import to_pil
 from .inputs import Pictures
 
 FORMAT = 1  # of the JSON files
+WEBP_SIDE = 16_383  # pixels, the most that the format has
 VERSIONED = ("torch", "numpy", "scipy", "torchmetrics", "matplotlib")
 
 
@@ -128,11 +129,17 @@ def plain(value: Any) -> Any:
 
 
 def sprite(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures of one size and mode laid out row by row in one picture of `columns` columns."""
-    width, height = tiles[0].size
-    sheet = Image.new(tiles[0].mode, (columns * width, math.ceil(len(tiles) / columns) * height))
+    """Pictures of one size and mode laid out row by row in one picture of `columns` columns.
+
+    They are shrunk where the whole would be larger than a WebP picture may be.
+    """
+    rows = math.ceil(len(tiles) / columns)
+    shrink = max(1.0, columns * tiles[0].width / WEBP_SIDE, rows * tiles[0].height / WEBP_SIDE)
+    width, height = (int(side / shrink) for side in tiles[0].size)
+    sheet = Image.new(tiles[0].mode, (columns * width, rows * height))
     for position, tile in enumerate(tiles):
-        sheet.paste(tile, (position % columns * width, position // columns * height))
+        fitting = tile if shrink == 1 else tile.resize((width, height), Image.Resampling.BOX)
+        sheet.paste(fitting, (position % columns * width, position // columns * height))
     return sheet
 
 

@@ -97,9 +97,13 @@ def independent(prediction: Tensor, target: Tensor, outliers: Outliers | None, v
 
 
 def by_unit(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:
-    """Both divided by the target's norm over channels at each position, as widely copied code does."""
+    """Both divided by the target's norm over channels at each position, as widely copied code does.
+
+    Where all channels are dead it is taken to be the smallest that rounding leaves of the sample's largest norm.
+    """
     norm = torch.linalg.vector_norm(target, dim=1, keepdim=True, dtype=wide_type(target.dtype))
-    norm = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+    largest = norm.amax(dim=(-2, -1), keepdim=True)
+    norm = norm.maximum(torch.finfo(norm.dtype).eps * largest).clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
     return prediction / norm, target / norm, None
 
 
