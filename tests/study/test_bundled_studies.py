@@ -132,8 +132,8 @@ def test_table8_counts_without_training(shelf: StudyFolder) -> None:
         row["arm"]: row["columns"] for row in json.loads((shelf.path / "out/table8/results.json").read_text())["rows"]
     }
     flops = {arm: columns["flops"]["values"]["0"] for arm, columns in rows.items()}
-    # The same model on four times the tokens, in a fourth of the batch: attention alone costs more.
-    assert 1 < flops["xl-512"] / flops["xl-256"] < 2
+    # The same model on four times the tokens, in a fourth of the batch: attention alone costs more, up to four times.
+    assert 1 < flops["xl-512"] / flops["xl-256"] < 4
     assert flops["xl-256-lpl"] > flops["xl-256"]
     assert flops["own-lpl"] > flops["own"] > 0
     total = rows["xl-512"]["total_flops"]["values"]["0"]
