@@ -61,7 +61,7 @@ class MapSelection:
 def select_maps(features: Tensor, wanted: Tensor) -> list[MapSelection]:
     """The maps for which `wanted`, boolean (B, C), holds: in one selection, or in one a sample.
 
-    Of channels-last features on the CPU picking channels of one sample at a time is forty times faster.
+    Of channels-last features on the CPU picking channels of one sample at a time is many times faster.
     """
     return list(_selections(features, wanted))
 

@@ -1,6 +1,6 @@
 """Means, variances and counts over the positions of feature maps, at the speed of memory.
 
-On the CPU PyTorch's `var` and its sum of a comparison take ten to forty times as long as reading the maps once. The
+On the CPU PyTorch's `var` and its sum of a comparison take far longer than reading the maps once. The
 kernels of batch normalisation, and comparisons written out as numbers, don't.
 """
 
@@ -80,7 +80,7 @@ def count_ones(flags: Tensor) -> Tensor:
 def extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each map (B, C, H, W): two of shape (B, C)."""
     view, width = _in_memory_order(maps)
-    # One dimension after the other: both at once take up to ten times as long where channels come last.
+    # One dimension after the other: both at once take far longer where channels come last.
     return view.amin(dim=width).amin(dim=width - 1), view.amax(dim=width).amax(dim=width - 1)
 
 

@@ -1,6 +1,6 @@
 """Thresholds from order statistics of feature maps, by counting.
 
-On the CPU PyTorch's `kthvalue` takes a hundred times as long as one count does. Few counts bracket an order statistic
+On the CPU PyTorch's `kthvalue` takes far longer than a count does. Few counts bracket an order statistic
 so closely that it does not matter where in the bracket it lies.
 """
 
