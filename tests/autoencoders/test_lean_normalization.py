@@ -91,6 +91,7 @@ def test_precision(implementation: str, layout: str, dtype: torch.dtype) -> None
     assert output.dtype == gradient.dtype == dtype
     tolerance = 5e-6 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
     assert (output - expected).norm() < tolerance * expected.norm()
+    tolerance = 2e-5 if dtype == torch.float32 else tolerance  # its input is kept in 24 bits
     assert (gradient - expected_gradient).norm() < tolerance * expected_gradient.norm()
 
 
@@ -122,7 +123,7 @@ def test_keeps_its_input_and_two_numbers_a_group(layout: str) -> None:
     norm = group_norm(8, 4, dtype=torch.float32)
     x = torch.randn(3, 8, 6, 6).contiguous(memory_format=FORMATS[layout]).requires_grad_()
     kept = kept_bytes(lambda: group_norm_activation(x, norm, ACTIVATIONS[nn.SiLU]), norm)
-    assert kept == 4 * (x.numel() + 2 * 3 * 4)
+    assert kept == 3 * x.numel() + 4 * (2 * 3 * 4)  # 24 bits a value
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -156,5 +157,6 @@ def test_rms_norm_dtypes_as_plain(input_dtype: torch.dtype, weight_dtype: torch.
     assert gradient.dtype == input_dtype
     tolerance = 1e-6 if input_dtype == torch.float32 else 0.02
     assert torch.allclose(output.float(), expected.float(), atol=tolerance, rtol=tolerance)
+    tolerance = 5e-5 if input_dtype == torch.float32 else 0.02  # the input is kept in 24 bits
     assert torch.allclose(gradient.float(), expected_gradient.float(), atol=tolerance, rtol=tolerance)
-    assert kept_bytes(lambda: lean(x), lean) <= x.numel() * x.element_size() + 2 * 4 * 4
+    assert kept_bytes(lambda: lean(x), lean) <= x.numel() * min(x.element_size(), 3) + 2 * 4 * 4

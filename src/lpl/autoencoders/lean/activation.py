@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .storage import lengthened, shortened
+
 
 def positive_mask(output: Tensor) -> Tensor:
     """Where ReLU's output is positive, one byte per value; the cast is several times faster than a comparison."""
@@ -42,12 +44,12 @@ class MaskedReLU(torch.autograd.Function):
 
 
 class GatedSiLU(torch.autograd.Function):
-    """a · SiLU(b) for an input whose channels are a followed by b; backward keeps the input alone."""
+    """a · SiLU(b) for an input whose channels are a followed by b; backward keeps the input alone (see `shortened`)."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor) -> Tensor:
         """(B, 2C, …) → (B, C, …)."""
-        ctx.save_for_backward(input)
+        ctx.save_for_backward(*shortened(input))
         value, gate = input.chunk(2, dim=1)
         return F.silu(gate).mul_(value)
 
@@ -55,6 +57,5 @@ class GatedSiLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """The input's gradient."""
-        (input,) = ctx.saved_tensors
-        value, gate = input.chunk(2, dim=1)
+        value, gate = lengthened(*ctx.saved_tensors).chunk(2, dim=1)
         return torch.cat([grad * F.silu(gate), torch.ops.aten.silu_backward(grad * value, gate)], dim=1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .layout import dense, memory_format
+from .storage import lengthened, shortened
 
 _aten = torch.ops.aten
 _SUMS_ONLY = (False, True, True)
@@ -42,7 +43,7 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 class GroupNormActivation(torch.autograd.Function):
     """y = f(γ (x − μ) / √(v + ε) + β) with the mean μ and variance v of each sample's group of channels.
 
-    Backward keeps x, μ and 1/√(v + ε); the normalised values are recomputed from them.
+    Backward keeps x (see `shortened`), μ and 1/√(v + ε); the normalised values are recomputed from them.
     """
 
     @staticmethod
@@ -51,7 +52,7 @@ class GroupNormActivation(torch.autograd.Function):
     ) -> Tensor:
         """Takes a contiguous or channels-last input, and γ, β of shape (C,)."""
         output, mean, rstd = _normalize(_kernel_layout(input), weight, bias, groups, eps)
-        ctx.save_for_backward(input, weight, bias, mean, rstd)
+        ctx.save_for_backward(weight, bias, mean, rstd, *shortened(input))
         ctx.activation = activation
         return activation.apply_(output)
 
@@ -59,8 +60,8 @@ class GroupNormActivation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The input's gradient."""
-        input, weight, bias, mean, rstd = ctx.saved_tensors
-        input = _kernel_layout(input)
+        weight, bias, mean, rstd, *kept = ctx.saved_tensors
+        input = _kernel_layout(lengthened(*kept))
         grad = grad.contiguous(memory_format=memory_format(input))
         statistics = _per_channel(weight, mean, rstd)
         normalized = _affine(input, statistics.scale, bias - statistics.mean * statistics.scale)
@@ -209,14 +210,15 @@ def _channel_sums(grad: Tensor, input: Tensor, mean: Tensor) -> tuple[Tensor, Te
 
 
 class RMSNormalization(torch.autograd.Function):
-    """y = γ x / √(mean(x²) + ε) + β over the last dimension; backward keeps x and the root's inverse."""
+    """y = γ x / √(mean(x²) + ε) + β over the last dimension; backward keeps x (see `shortened`) and the root's
+    inverse."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         """Statistics in float32, result in the dtype that the input's and the weight's promote to."""
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
         rstd = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
-        ctx.save_for_backward(input, weight, rstd)
+        ctx.save_for_backward(weight, rstd, *shortened(input))
         output = wide * rstd
         if weight is not None:
             output.mul_(weight)
@@ -228,7 +230,8 @@ class RMSNormalization(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The input's gradient."""
-        input, weight, rstd = ctx.saved_tensors
+        weight, rstd, *kept = ctx.saved_tensors
+        input = lengthened(*kept)
         scaled = grad.to(rstd.dtype) if weight is None else grad * weight.to(rstd.dtype)
         slope = (scaled * input).mean(-1, keepdim=True) * rstd.square()
         return torch.addcmul(scaled, input.to(rstd.dtype), -slope).mul_(rstd).to(input.dtype), None, None, None
