@@ -48,7 +48,7 @@ def test_masked_positions_have_no_gradient() -> None:
     target[0, 7, 10:14, 10:14] = 5000
     outliers = find_outliers(target)
     kept = outliers.mask()
-    assert 16 <= (~kept).sum()
+    assert (~kept).sum() >= 16
     prediction = maps(torch.bfloat16, torch.channels_last, seed=1).requires_grad_()
     distance = squared_distance(prediction, target, outliers)
     (gradient,) = torch.autograd.grad(distance.sum(), prediction)
@@ -78,7 +78,7 @@ def test_bytes_bear_heavy_tails(dtype: torch.dtype, largest: float, tolerance: f
     values = values.to(dtype)
     levels, step = in_bytes(values)
     assert levels.dtype == torch.int8
-    restored = levels.double() * levels.double().abs() * step.double()[..., None, None]
+    restored = levels.double() * levels.double().abs() * step.double()
     small = values.abs() < 10
     error = (restored - values.double())[small].norm() / values.double()[small].norm()
     assert error < tolerance

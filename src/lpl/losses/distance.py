@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..autoencoders.lean.storage import lengthened, shortened
-from .moments import extremes, sum_of_squares, wide_type
+from .moments import largest, sum_of_squares, wide_type
 from .outliers import Outliers
 
 LEVELS = 127  # of either sign that a byte holds
@@ -48,16 +48,11 @@ class SquaredDistance(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """2 ρ ⊙ (a − b)."""
-        scale = 2 * grad
+        scale = (2 * grad)[..., None, None]
         if ctx.dtype.itemsize == 2:
             levels, step = ctx.saved_tensors
-            roots = levels.to(ctx.dtype)
-            difference, scale = roots.abs().mul_(roots), scale * step
-        else:
-            difference = lengthened(*ctx.saved_tensors)
-        if ctx.dtype == torch.bfloat16:  # has float32's range, so that the factor may be rounded first
-            scale = scale.to(ctx.dtype)
-        return (difference * scale[..., None, None]).to(ctx.dtype), None, None
+            return from_bytes(levels, scale * step, ctx.dtype), None, None
+        return lengthened(*ctx.saved_tensors).mul(scale), None, None
 
 
 def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,12 +65,29 @@ def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
         maps: (B, C, H, W), floating point. Maps with values that are not finite give an s that is not finite.
 
     Returns:
-        q, int8 in the layout of `maps`, and s, (B, C) in float32 at least.
+        q, int8 in the layout of `maps`, and s, (B, C, 1, 1) in float32 at least.
     """
-    lowest, highest = extremes(maps)
-    largest = torch.maximum(highest, -lowest).to(wide_type(maps.dtype))
-    factor = LEVELS**2 / largest.clamp_min(torch.finfo(largest.dtype).tiny ** 0.5)
-    if maps.dtype == torch.bfloat16:  # has float32's range: a factor that is rounded first spares the maps a copy
-        factor = factor.to(maps.dtype)
-    roots = (maps.abs() * factor[..., None, None]).sqrt_()
-    return roots.round_().copysign_(maps).to(torch.int8), factor.to(largest.dtype).reciprocal()
+    wide = wide_type(maps.dtype)
+    levels, steps = torch.empty_like(maps, dtype=torch.int8), []
+    # One sample at a time, so that what is in between takes little memory and stays in the cache.
+    for sample, level in zip(maps.split(1), levels.split(1), strict=True):
+        magnitude = sample.abs()
+        scale = largest(magnitude)[..., None, None].to(wide).clamp_min(torch.finfo(wide).tiny ** 0.5)
+        factor = (LEVELS**2 / scale).to(_factor_type(maps.dtype))
+        level.copy_(magnitude.mul(factor).sqrt_().round_().copysign_(sample))
+        steps.append(factor.to(wide).reciprocal())
+    return levels, torch.cat(steps)
+
+
+def from_bytes(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """q·|q|·s for levels q, int8 (B, C, H, W), and s, (B, C, 1, 1): of type `dtype`, in the layout of the levels."""
+    maps = torch.empty_like(levels, dtype=dtype)
+    for level, by, result in zip(levels.split(1), scale.to(_factor_type(dtype)).split(1), maps.split(1), strict=True):
+        roots = level.to(dtype)
+        result.copy_(roots.abs().mul_(roots).mul(by))
+    return maps
+
+
+def _factor_type(dtype: torch.dtype) -> torch.dtype:
+    """What maps of a type are multiplied by: bfloat16 has float32's range, float16 has not."""
+    return dtype if dtype == torch.bfloat16 else wide_type(dtype)

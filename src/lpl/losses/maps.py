@@ -36,6 +36,8 @@ class MapSelection:
         """The maps as (1, K, H, W), in the features' layout."""
         if self.sample is None:
             return features[self.index][None]
+        if len(self.channels) == features.shape[1]:
+            return features[self.sample : self.sample + 1]
         rows = self._rows(features)
         channels = self.channels.expand(len(rows), -1)
         if rows.element_size() == 2 and not features.requires_grad:

@@ -80,8 +80,14 @@ def count_ones(flags: Tensor) -> Tensor:
 def extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each map (B, C, H, W): two of shape (B, C)."""
     view, width = _in_memory_order(maps)
+    return view.amin(dim=width).amin(dim=width - 1), largest(maps)
+
+
+def largest(maps: Tensor) -> Tensor:
+    """Largest value of each map (B, C, H, W): (B, C)."""
+    view, width = _in_memory_order(maps)
     # One dimension after the other: both at once take far longer where channels come last.
-    return view.amin(dim=width).amin(dim=width - 1), view.amax(dim=width).amax(dim=width - 1)
+    return view.amax(dim=width).amax(dim=width - 1)
 
 
 def _in_memory_order(maps: Tensor) -> tuple[Tensor, int]:

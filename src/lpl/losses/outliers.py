@@ -127,7 +127,7 @@ def find_outliers(
     lower, upper, beyond = _thresholds(features, quantile, offset, windows[0])
     parts = []
     for selection in select_maps(features, beyond):
-        low, high = (values[selection.index][None, :, None, None] for values in (lower, upper))
+        low, high = (values[selection.index] for values in (lower, upper))
         kept = _kept(selection.take(features), low, high, *windows).to(features.dtype)
         parts += _with_outliers(selection, kept)
     return Outliers(features.shape, tuple(parts), features.device)
@@ -159,7 +159,8 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
     positions = features.shape[-2] * features.shape[-1]
     low_rank, high_rank = _ranks(positions, quantile)
     lowest, highest = extremes(features)
-    margin = offset * (moments(features)[1] * (positions / max(positions - 1, 1))).sqrt()
+    mean, variance = moments(features)
+    margin = offset * (variance * (positions / max(positions - 1, 1))).sqrt()
     # A little less than the margin, lest rounding hide an outlier; where rounding may decide, a map is suspect.
     less = (1 - 1e-3) * margin
     extreme = torch.maximum(highest.abs(), lowest.abs()).to(margin.dtype)
@@ -170,7 +171,9 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
     top = varies & (doubtful | (near_top <= positions - high_rank))
     bottom = varies & (doubtful | (near_bottom < low_rank))
     if closing > 1:
-        survive = _survivors(features, top, bottom, margin, quantile, closing)
+        around = CONFIRMED * variance.sqrt()
+        bounds = (mean - around).to(features.dtype), (mean + around).to(features.dtype)
+        survive = _survivors(features, top, bottom, bounds, margin, quantile, closing)
         top, bottom = top & survive, bottom & survive
     upper, lower = torch.full_like(highest, torch.inf), torch.full_like(lowest, -torch.inf)
     for selection in select_maps(features, top):
@@ -183,49 +186,79 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
     return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
 
 
-def _survivors(features: Tensor, top: Tensor, bottom: Tensor, margin: Tensor, quantile: float, closing: int) -> Tensor:
+def _survivors(
+    features: Tensor,
+    top: Tensor,
+    bottom: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    margin: Tensor,
+    quantile: float,
+    closing: int,
+) -> Tensor:
     """Whether a map may have outliers that the dilation of what is kept leaves, (B, C); no for most.
 
-    An outlier is left if all positions of a window around it are outliers. Thresholds that are certainly not beyond the
-    real ones give no fewer outliers: those around a bound of the order statistic that one count confirms.
+    An outlier is left if all positions of a window around it are outliers; few rows tell which maps may have such a
+    window at all. Thresholds that are certainly not beyond the real ones give no fewer outliers: those around a bound
+    of the order statistic that one count confirms.
 
     Args:
         features: (B, C, H, W).
         top: which maps may have outliers above, boolean (B, C).
         bottom: which may have some below.
+        bounds: what the order statistics are likely to lie beyond, below and above, of the features' type, (B, C).
         margin: (B, C).
         quantile: as `outlier_mask` takes it.
         closing: side of the dilation's window in this map's positions.
     """
-    positions = features.shape[-2] * features.shape[-1]
-    low_rank, high_rank = _ranks(positions, quantile)
-    survive = top | bottom
-    mean, variance = moments(features)
-    reach = CONFIRMED * variance.sqrt()
-    for selection in select_maps(features, top | bottom):
-        maps, index = selection.take(features), selection.index
-        centre, spread, beyond = mean[index], reach[index], margin[index] * (1 - 1e-3)
-        high, low = ((centre + sign * spread).to(maps.dtype) for sign in (1, -1))
-        confirmed = ~top[index] | (count_where(torch.ge, maps, high[None])[0] > positions - high_rank)
-        confirmed &= ~bottom[index] | (count_where(torch.le, maps, low[None])[0] >= low_rank)
-        above = torch.where(top[index], _rounded_down(high + beyond, maps.dtype), torch.inf)
-        below = torch.where(bottom[index], -_rounded_down(beyond - low, maps.dtype), -torch.inf)
-        outliers = (maps > above[None, :, None, None]) | (maps < below[None, :, None, None])
-        left = _over_window(torch.logical_and, outliers, closing)
-        survive[index] = ~confirmed | (count_ones(left.to(maps.dtype))[0] > 0)
+    height, width = features.shape[-2:]
+    low_rank, high_rank = _ranks(height * width, quantile)
+    (low, high), beyond = bounds, margin * (1 - 1e-3)
+    confirmed = ~top | (count_where(torch.ge, features, high) > height * width - high_rank)
+    confirmed &= ~bottom | (count_where(torch.le, features, low) >= low_rank)
+    above = torch.where(top, _rounded_down(high + beyond, features.dtype), torch.inf)
+    below = torch.where(bottom, -_rounded_down(beyond - low, features.dtype), -torch.inf)
+    survive = ~confirmed
+    for rows in _rows_in_every_window(features, closing):
+        survive |= _left(rows, above, below, closing, (-1,))
+    survive &= top | bottom
+    for selection in select_maps(features, survive & confirmed):
+        own = (values[selection.index][None] for values in (above, below))
+        survive[selection.index] = _left(selection.take(features), *own, closing, (-2, -1))[0]
     return survive
 
 
+def _rows_in_every_window(features: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Rows of which every window of so many rows around a row holds one, also where the map's edge cuts it short."""
+    height = features.shape[-2]
+    half = min(window // 2, height - 1)
+    return features[..., half::window, :], features[..., height - 1 - half : height - half, :]
+
+
+def _left(maps: Tensor, above: Tensor, below: Tensor, window: int, dims: tuple[int, ...]) -> Tensor:
+    """Which maps (B, C, H, W) have a window along `dims` in which every value is beyond its thresholds (B, C)."""
+    flags = _flags(torch.gt, maps, above).bitwise_or_(_flags(torch.lt, maps, below))
+    return count_ones(_over_window(torch.bitwise_and, flags, window, dims).to(maps.dtype)) > 0
+
+
 def _kept(maps: Tensor, lower: Tensor, upper: Tensor, closing: int, opening: int) -> Tensor:
-    """What is within the thresholds, dilated by a window of `closing` positions and eroded by one of `opening`."""
-    outliers = ~((maps >= lower) & (maps <= upper))
-    outliers = _over_window(torch.logical_and, outliers, closing)
-    return ~_over_window(torch.logical_or, outliers, opening)
+    """What is within the thresholds (K,), dilated by a window of `closing` positions and eroded by one of `opening`."""
+    kept = _flags(torch.ge, maps, lower[None]).bitwise_and_(_flags(torch.le, maps, upper[None]))
+    return _over_window(torch.bitwise_and, _over_window(torch.bitwise_or, kept, closing), opening)
 
 
-def _over_window(combine: Callable[..., Tensor], flags: Tensor, window: int) -> Tensor:
-    """Combines each position's flag with those of a square window around it, as far as that lies within the map."""
-    for dim in (-2, -1):
+def _flags(compare: Callable[..., Tensor], maps: Tensor, threshold: Tensor) -> Tensor:
+    """`compare(x, threshold)` for maps (B, C, H, W) and thresholds (B, C), as bytes of zero and one.
+
+    Comparisons that write numbers are several times faster than those that write booleans.
+    """
+    return compare(maps, threshold[..., None, None], out=torch.empty_like(maps)).to(torch.int8)
+
+
+def _over_window(
+    combine: Callable[..., Tensor], flags: Tensor, window: int, dims: tuple[int, ...] = (-2, -1)
+) -> Tensor:
+    """Combines each position's flag with those of a window around it, as far as that lies within the map."""
+    for dim in dims:
         combined, size = flags.clone(), flags.shape[dim]
         for shift in range(1, min(window // 2, size - 1) + 1):
             for start, other in ((shift, 0), (0, shift)):

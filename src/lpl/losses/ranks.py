@@ -1,7 +1,7 @@
 """Thresholds from order statistics of feature maps, by counting.
 
-On the CPU PyTorch's `kthvalue` takes far longer than a count does. Few counts bracket an order statistic
-so closely that it does not matter where in the bracket it lies.
+On the CPU PyTorch's `topk` takes far longer than a count does, where values are many. Few counts bracket an order
+statistic so closely that it does not matter where in the bracket it lies.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .maps import select_maps
 from .moments import count_where, wide_type
 
 PROBES = 256  # positions that the first bracket is drawn from
+FEW = 1 << 20  # values, up to which `topk` is faster than the many small operations of counting
 HALVINGS = 3  # of the brackets between two looks at which of them are settled
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -34,9 +35,10 @@ def threshold_above(maps: Tensor, rank: int, margin: Tensor, lowest: Tensor, hig
     Returns:
         (K,), of the maps' type; NaN where a map holds NaN.
     """
-    if not maps.is_cpu:
-        value = maps.flatten(-2).kthvalue(rank, dim=-1).values[0]
-        return _raised(value, margin)
+    if maps.numel() <= FEW or not maps.is_cpu:
+        values = maps[0].flatten(-2)
+        largest = values.topk(values.shape[-1] - rank + 1, dim=-1, sorted=False).values
+        return _raised(largest.amin(dim=-1), margin)
     result = maps.new_empty(maps.shape[1])
     numbers = torch.arange(maps.shape[1])  # of the maps that are not settled yet
     low, high = _first_bracket(maps, rank, order_of(lowest), order_of(highest))

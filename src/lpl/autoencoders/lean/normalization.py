@@ -210,8 +210,10 @@ def _channel_sums(grad: Tensor, input: Tensor, mean: Tensor) -> tuple[Tensor, Te
 
 
 class RMSNormalization(torch.autograd.Function):
-    """y = γ x / √(mean(x²) + ε) + β over the last dimension; backward keeps x (see `shortened`) and the root's
-    inverse."""
+    """y = γ x / √(mean(x²) + ε) + β over the last dimension; of which backward keeps x and the root.
+
+    See `shortened` for how x is kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
