@@ -222,8 +222,8 @@ def _survivors(
         survive |= _left(rows, above, below, closing, (-1,))
     survive &= top | bottom
     for selection in select_maps(features, survive & confirmed):
-        own = (values[selection.index][None] for values in (above, below))
-        survive[selection.index] = _left(selection.take(features), *own, closing, (-2, -1))[0]
+        high, low = (values[selection.index][None] for values in (above, below))
+        survive[selection.index] = _left(selection.take(features), high, low, closing, (-2, -1))[0]
     return survive
 
 
