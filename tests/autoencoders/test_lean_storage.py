@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lpl.autoencoders.lean import storage
 from lpl.autoencoders.lean.storage import lengthened, shortened
 
 
@@ -43,3 +44,13 @@ def test_other_types_are_kept_as_they_are(dtype: torch.dtype) -> None:
 def test_layout_stays(layout: torch.memory_format) -> None:
     values = torch.randn(2, 3, 4, 5).contiguous(memory_format=layout)
     assert lengthened(*shortened(values)).stride() == values.stride()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last, "strided"])
+def test_many_numbers_are_kept_as_few_are(layout: torch.memory_format | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are worked on in pieces, the last of them short."""
+    values = torch.randn(3, 5, 7, 11)
+    expected = lengthened(*shortened(values))
+    monkeypatch.setattr(storage, "PIECE", 50)
+    laid_out = values.mT.contiguous().mT if layout == "strided" else values.contiguous(memory_format=layout)
+    assert torch.equal(lengthened(*shortened(laid_out)), expected)

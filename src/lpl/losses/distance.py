@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..autoencoders.lean.storage import lengthened, shortened
-from .moments import largest, sum_of_squares, wide_type
+from .moments import few_samples, largest, sum_of_squares, wide_type
 from .outliers import Outliers
 
 LEVELS = 127  # of either sign that a byte holds
@@ -69,12 +69,12 @@ def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = wide_type(maps.dtype)
     levels, steps = torch.empty_like(maps, dtype=torch.int8), []
-    # One sample at a time, so that what is in between takes little memory and stays in the cache.
-    for sample, level in zip(maps.split(1), levels.split(1), strict=True):
-        magnitude = sample.abs()
+    size = few_samples(maps)  # so that what is in between takes little memory and stays in the cache
+    for samples, level in zip(maps.split(size), levels.split(size), strict=True):
+        magnitude = samples.abs()
         scale = largest(magnitude)[..., None, None].to(wide).clamp_min(torch.finfo(wide).tiny ** 0.5)
         factor = (LEVELS**2 / scale).to(_factor_type(maps.dtype))
-        level.copy_(magnitude.mul(factor).sqrt_().round_().copysign_(sample))
+        level.copy_(magnitude.mul(factor).sqrt_().round_().copysign_(samples))
         steps.append(factor.to(wide).reciprocal())
     return levels, torch.cat(steps)
 
@@ -82,7 +82,8 @@ def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
 def from_bytes(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """q·|q|·s for levels q, int8 (B, C, H, W), and s, (B, C, 1, 1): of type `dtype`, in the layout of the levels."""
     maps = torch.empty_like(levels, dtype=dtype)
-    for level, by, result in zip(levels.split(1), scale.to(_factor_type(dtype)).split(1), maps.split(1), strict=True):
+    size, scale = few_samples(maps), scale.to(_factor_type(dtype))
+    for level, by, result in zip(levels.split(size), scale.split(size), maps.split(size), strict=True):
         roots = level.to(dtype)
         result.copy_(roots.abs().mul_(roots).mul(by))
     return maps

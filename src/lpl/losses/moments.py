@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 EXACT = 256  # integers up to this are exact in every floating-point type, bfloat16 among them
+FEW_VALUES = 1 << 20  # that a cache may hold
 STRIP = 1 << 16  # positions that batch normalisation's kernel adds up one by one in float32, before digits get lost
 
 
@@ -60,13 +61,19 @@ def count_where(compare: Callable[..., Tensor], maps: Tensor, threshold: Tensor)
     Returns:
         (B, C), int64.
     """
-    # One sample at a time, so that what the comparison writes stays in the cache.
-    buffer = torch.empty_like(maps[:1])
+    size = few_samples(maps)  # so that what the comparison writes stays in the cache
+    buffer = torch.empty_like(maps[:size])
     counts = []
-    for sample, limit in zip(maps.split(1), threshold.split(1), strict=True):
-        compare(sample, limit[..., None, None], out=buffer)  # as numbers: sums of booleans are slow
-        counts.append(count_ones(buffer))
+    for samples, limit in zip(maps.split(size), threshold.split(size), strict=True):
+        flags = buffer[: len(samples)]
+        compare(samples, limit[..., None, None], out=flags)  # as numbers: sums of booleans are slow
+        counts.append(count_ones(flags))
     return torch.cat(counts)
+
+
+def few_samples(maps: Tensor) -> int:
+    """How many samples of maps (B, C, H, W) to work on at a time: as many as a cache may hold, or one."""
+    return max(1, FEW_VALUES // max(1, maps[:1].numel()))
 
 
 def count_ones(flags: Tensor) -> Tensor:

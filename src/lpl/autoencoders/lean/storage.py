@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+from .layout import memory_format
+
+PIECE = 1 << 18  # numbers worked on at a time on the CPU, so that what is in between stays in the cache
 
 
 def shortened(values: Tensor) -> tuple[Tensor, ...]:
@@ -20,14 +26,32 @@ def shortened(values: Tensor) -> tuple[Tensor, ...]:
     """
     if values.dtype != torch.float32:
         return (values,)
-    bits = values.detach().view(torch.int32) + (1 << 7)  # half of the last place kept
-    return (bits >> 16).to(torch.int16), (bits >> 8).to(torch.uint8)
+    high, low = (torch.empty_like(values, dtype=dtype) for dtype in (torch.int16, torch.uint8))
+    for source, upper, lower in _pieces(values.detach().view(torch.int32), high, low):
+        bits = source + (1 << 7)  # half of the last place kept
+        lower.copy_(bits >> 8)
+        upper.copy_(bits.bitwise_right_shift_(16))
+    return high, low
 
 
 def lengthened(*kept: Tensor) -> Tensor:
     """The inverse of `shortened`, up to its rounding."""
     if len(kept) == 1:
         return kept[0]
-    high, low = kept
-    bits = (high.to(torch.int32) << 16) | (low.to(torch.int32) << 8)
-    return bits.view(torch.float32)
+    values = torch.empty_like(kept[0], dtype=torch.int32)
+    for bits, upper, lower in _pieces(values, *kept):
+        bits.copy_(upper).bitwise_left_shift_(16).bitwise_or_(lower.to(torch.int32).bitwise_left_shift_(8))
+    return values.view(torch.float32)
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of tensors of the same shape and layout, piece by piece in the order that they lie in memory.
+
+    All at once where there is nothing to gain, and where that order is not known.
+    """
+    first = tensors[0]
+    alike = all(tensor.is_contiguous(memory_format=memory_format(first)) for tensor in tensors)
+    if torch.compiler.is_compiling() or not first.is_cpu or not alike:
+        yield tensors
+    else:
+        yield from zip(*(tensor.as_strided((tensor.numel(),), (1,)).split(PIECE) for tensor in tensors), strict=True)
