@@ -60,7 +60,7 @@ def main(
         Path | None, typer.Option("--peer", help="File with a class LatentPerceptualLoss(vae) and get_loss.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, latents and the order of repeats.")] = 0,
-    peak: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
+    peak: Annotated[bool, typer.Option(help="Measure peak memory too, in the first run.")] = True,
     references: Annotated[
         Path | None, typer.Option(help="Folder to keep the float64 references in, which take a while.")
     ] = None,
@@ -73,7 +73,7 @@ def main(
         cases = _cases(size, batch, decoder, seed, device)
         modes = _selected([*MODES, *([peer_mode(peer_file)] if peer_file else [])], only)
         folder = references or Path(temporary)
-        results = [measure(case, modes, repeats, peak, folder) for _ in range(runs) for case in cases]
+        results = [measure(case, modes, repeats, peak and run == 0, folder) for run in range(runs) for case in cases]
     about = environment(torch.device(device))
     tables = [table for number, result in enumerate(results) for table in _tables(result, number // len(cases), runs)]
     if runs > 1:
