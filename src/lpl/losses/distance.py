@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..autoencoders.lean.storage import lengthened, shortened
-from .moments import few_samples, largest, sum_of_squares, wide_type
+from .maps import pieces
+from .moments import extremes, sum_of_squares, wide_type
 from .outliers import Outliers
 
 LEVELS = 127  # of either sign that a byte holds
@@ -68,24 +69,24 @@ def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
         q, int8 in the layout of `maps`, and s, (B, C, 1, 1) in float32 at least.
     """
     wide = wide_type(maps.dtype)
-    levels, steps = torch.empty_like(maps, dtype=torch.int8), []
-    size = few_samples(maps)  # so that what is in between takes little memory and stays in the cache
-    for samples, level in zip(maps.split(size), levels.split(size), strict=True):
-        magnitude = samples.abs()
-        scale = largest(magnitude)[..., None, None].to(wide).clamp_min(torch.finfo(wide).tiny ** 0.5)
-        factor = (LEVELS**2 / scale).to(_factor_type(maps.dtype))
-        level.copy_(magnitude.mul(factor).sqrt_().round_().copysign_(samples))
-        steps.append(factor.to(wide).reciprocal())
-    return levels, torch.cat(steps)
+    lowest, highest = extremes(maps)
+    largest = torch.maximum(highest, -lowest)[..., None, None].to(wide)
+    factor = (LEVELS**2 / largest.clamp_min(torch.finfo(wide).tiny ** 0.5)).to(_factor_type(maps.dtype))
+    levels = torch.empty_like(maps, dtype=torch.int8)
+    for samples, channels, rows in pieces(maps):
+        part = maps[samples, channels, rows]
+        roots = (part.abs() * factor[samples, channels]).sqrt_().round_()
+        levels[samples, channels, rows] = roots.copysign_(part)
+    return levels, factor.to(wide).reciprocal()
 
 
 def from_bytes(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """q·|q|·s for levels q, int8 (B, C, H, W), and s, (B, C, 1, 1): of type `dtype`, in the layout of the levels."""
+    scale = scale.to(_factor_type(dtype))
     maps = torch.empty_like(levels, dtype=dtype)
-    size, scale = few_samples(maps), scale.to(_factor_type(dtype))
-    for level, by, result in zip(levels.split(size), scale.split(size), maps.split(size), strict=True):
-        roots = level.to(dtype)
-        result.copy_(roots.abs().mul_(roots).mul(by))
+    for samples, channels, rows in pieces(levels):
+        roots = levels[samples, channels, rows].to(dtype)
+        maps[samples, channels, rows] = roots.abs().mul_(roots) * scale[samples, channels]
     return maps
 
 

@@ -1,4 +1,4 @@
-"""Some of a block's feature maps: taking them out and putting them back, at the speed of memory in either layout."""
+"""Parts of a block's feature maps: pieces to work on in turn, and some maps of all, taken out and put back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,37 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+FEW_VALUES = 1 << 20  # that a cache may hold
+
+Piece = tuple[slice, slice, slice]
+"""Samples, channels and rows: an index into maps, and without the rows into values (B, C)."""
+
+
+def pieces(maps: Tensor) -> list[Piece]:
+    """Cuts maps (B, C, H, W) into pieces to work on in turn, so that what is in between stays in the cache.
+
+    Large temporaries are dear on the CPU beyond that, since the operating system hands their pages out one by one.
+    Pieces are samples, and parts of one sample where that holds too much: rows of channels-last maps, channels of
+    others. Elsewhere than on the CPU, and when compiled, everything is one piece.
+    """
+    samples, channels, rows = maps.shape[:3]
+    size = maps[:1].numel()
+    every = slice(None)
+    if not maps.is_cpu or torch.compiler.is_compiling():
+        return [(every, every, every)]
+    if size <= FEW_VALUES:
+        return [(part, every, every) for part in _slices(samples, FEW_VALUES // max(size, 1))]
+    number = -(-size // FEW_VALUES)
+    alone = _slices(samples, 1)
+    if maps.stride(1) == 1:
+        return [(one, every, part) for one in alone for part in _slices(rows, rows // number)]
+    return [(one, part, every) for one in alone for part in _slices(channels, channels // number)]
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    step = max(step, 1)
+    return [slice(start, start + step) for start in range(0, length, step)]
 
 
 @dataclass(frozen=True)

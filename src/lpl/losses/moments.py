@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from .maps import pieces
+
 EXACT = 256  # integers up to this are exact in every floating-point type, bfloat16 among them
-FEW_VALUES = 1 << 20  # that a cache may hold
 STRIP = 1 << 16  # positions that batch normalisation's kernel adds up one by one in float32, before digits get lost
 
 
@@ -61,19 +62,12 @@ def count_where(compare: Callable[..., Tensor], maps: Tensor, threshold: Tensor)
     Returns:
         (B, C), int64.
     """
-    size = few_samples(maps)  # so that what the comparison writes stays in the cache
-    buffer = torch.empty_like(maps[:size])
-    counts = []
-    for samples, limit in zip(maps.split(size), threshold.split(size), strict=True):
-        flags = buffer[: len(samples)]
-        compare(samples, limit[..., None, None], out=flags)  # as numbers: sums of booleans are slow
-        counts.append(count_ones(flags))
-    return torch.cat(counts)
-
-
-def few_samples(maps: Tensor) -> int:
-    """How many samples of maps (B, C, H, W) to work on at a time: as many as a cache may hold, or one."""
-    return max(1, FEW_VALUES // max(1, maps[:1].numel()))
+    counts = torch.zeros(maps.shape[:2], dtype=torch.int64, device=maps.device)
+    for samples, channels, rows in pieces(maps):
+        part, limit = maps[samples, channels, rows], threshold[samples, channels, None, None]
+        flags = compare(part, limit, out=torch.empty_like(part))  # as numbers: sums of booleans are slow
+        counts[samples, channels] += count_ones(flags)
+    return counts
 
 
 def count_ones(flags: Tensor) -> Tensor:
@@ -113,17 +107,17 @@ def _has_kernel(maps: Tensor) -> bool:
 
 
 def _contiguous_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """In two passes, the second over a buffer of one sample; corrected for the rounding of the first one's mean."""
+    """In two passes, corrected for the rounding of the first one's mean."""
     positions = maps.shape[-2] * maps.shape[-1]
     mean = maps.mean(dim=(-2, -1))
-    buffer = torch.empty_like(maps[:1])
-    shifts, squares = [], []
-    for sample, centre in zip(maps.split(1), mean.split(1), strict=True):
-        torch.sub(sample, centre[..., None, None], out=buffer)
-        shifts.append(buffer.mean(dim=(-2, -1)))
-        squares.append(torch.linalg.vector_norm(buffer, dim=(-2, -1)).square() / positions)
-    shift = torch.cat(shifts)
-    return mean + shift, (torch.cat(squares) - shift.square()).clamp_min(0)
+    variance = torch.empty_like(mean)
+    for samples, channels, _ in pieces(maps):
+        centred = maps[samples, channels] - mean[samples, channels, None, None]
+        shift = centred.mean(dim=(-2, -1))
+        square = torch.linalg.vector_norm(centred, dim=(-2, -1)).square() / positions
+        mean[samples, channels] += shift
+        variance[samples, channels] = (square - shift.square()).clamp_min(0)
+    return mean, variance
 
 
 def _strip_moments(sample: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .maps import MapSelection, select_maps
-from .moments import count_ones, count_where, extremes, moments
+from .maps import MapSelection, pieces, select_maps
+from .moments import count_ones, count_where, extremes, largest, moments
 from .ranks import threshold_above
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
@@ -237,7 +237,7 @@ def _rows_in_every_window(features: Tensor, window: int) -> tuple[Tensor, Tensor
 def _left(maps: Tensor, above: Tensor, below: Tensor, window: int, dims: tuple[int, ...]) -> Tensor:
     """Which maps (B, C, H, W) have a window along `dims` in which every value is beyond its thresholds (B, C)."""
     flags = _flags(torch.gt, maps, above).bitwise_or_(_flags(torch.lt, maps, below))
-    return count_ones(_over_window(torch.bitwise_and, flags, window, dims).to(maps.dtype)) > 0
+    return largest(_over_window(torch.bitwise_and, flags, window, dims)) > 0
 
 
 def _kept(maps: Tensor, lower: Tensor, upper: Tensor, closing: int, opening: int) -> Tensor:
@@ -251,7 +251,11 @@ def _flags(compare: Callable[..., Tensor], maps: Tensor, threshold: Tensor) -> T
 
     Comparisons that write numbers are several times faster than those that write booleans.
     """
-    return compare(maps, threshold[..., None, None], out=torch.empty_like(maps)).to(torch.int8)
+    flags = torch.empty_like(maps, dtype=torch.int8)
+    for samples, channels, rows in pieces(maps):
+        part, limit = maps[samples, channels, rows], threshold[samples, channels, None, None]
+        flags[samples, channels, rows] = compare(part, limit, out=torch.empty_like(part))
+    return flags
 
 
 def _over_window(

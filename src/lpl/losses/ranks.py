@@ -15,7 +15,7 @@ from .maps import select_maps
 from .moments import count_where, wide_type
 
 PROBES = 256  # positions that the first bracket is drawn from
-FEW = 1 << 20  # values, up to which `topk` is faster than the many small operations of counting
+FEW = 1 << 22  # values, up to which `topk` is faster than the many small operations of counting
 HALVINGS = 3  # of the brackets between two looks at which of them are settled
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
