@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from small_studies import STUDY, StudyFolder
 
-from lpl.study import load_study
+from lpl.study import load_study, scheduling
 from lpl.study.recipes import study_recipe
 from lpl.study.running import Job, Measurement, job_from_json, job_to_json
 from lpl.study.scheduling import device_slots, processor_slots, run_in_processes, run_in_turn
@@ -36,6 +36,30 @@ def test_a_gpu_has_one_process_and_processes_share_the_cores() -> None:
     cores = os.cpu_count() or 1
     assert {slot.environment["OMP_NUM_THREADS"] for slot in processor_slots(2)} == {str(max(1, cores // 2))}
     assert len(processor_slots(3)) == 3
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_run_waits_for_training_but_not_for_measurements(
+    studies: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: bool
+) -> None:
+    class Started:
+        def __init__(self, job: Job, slot: object, folder: Path, to_file: bool) -> None:
+            self.job = job
+            self.description = folder / job.label
+
+    monkeypatch.setattr(scheduling, "_Process", Started)
+    recipe = study_recipe(load_study(studies.write()), "lpl")
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    (first / "run.json").write_text(json.dumps({"status": "complete" if trained else "training"}))
+    wanted = (Measurement(3, recipe.sampling, recipe.evaluation, "contents", "autoencoder"),)
+    waiting = [
+        Job("first", recipe, first, tmp_path / "a.lock", measurements=wanted),
+        Job("second", recipe, second, tmp_path / "b.lock", after=(first,)),
+    ]
+    running: dict = {}
+    scheduling._start_ready(waiting, processor_slots(2), running, tmp_path, Console(quiet=True))
+    assert [process.job.label for process in running.values()] == (["first", "second"] if trained else ["first"])
 
 
 @pytest.mark.parametrize("processes", [0, 2])

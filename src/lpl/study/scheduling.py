@@ -21,7 +21,7 @@ from rich.console import Console
 from ..reports.wording import duration
 from ..training.run_folder import write_text
 from .running import Job, carry_out, job_to_json
-from .store import slug
+from .store import is_complete, slug
 from .worker import ERROR_SUFFIX, reason
 
 POLL = 0.2  # seconds between two looks at the processes
@@ -188,8 +188,8 @@ def _start_ready(
     unfinished = {job.folder for job in waiting} | {process.job.folder for process in running.values()}
     encoding = any(process.job.folder is None for process in running.values())
     for job in list(waiting):
-        # Encoding comes first: every other job reads the latents.
-        if not free or encoding or any(path in unfinished for path in job.after):
+        # Encoding comes first: every other job reads the latents. What a run begins from need not be measured yet.
+        if not free or encoding or any(path in unfinished and not is_complete(path) for path in job.after):
             continue
         waiting.remove(job)
         slot = free.pop(0)
