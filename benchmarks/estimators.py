@@ -52,13 +52,13 @@ def main(
         exact = LatentPerceptualLoss(model.model).to(device)
         losses = estimators(exact, latents.shape[-1])
         for path in decoder or []:
-            losses[f"distilled decoder, {Path(path).name}"] = LatentPerceptualLoss(load_autoencoder(path).model)
+            losses[f"in another decoder, {_name(path)}"] = LatentPerceptualLoss(load_autoencoder(path).model)
         rows = []
         with progress() as bar:
             for name, loss in bar.track(list(losses.items()), description="estimators"):
                 rows.append(row(name, gradient_agreement(exact, loss.to(device), inputs, draws)))
     shape = " × ".join(map(str, inputs[0].shape))
-    title = f"Estimators, {Path(autoencoder).name}'s decoder, latents {shape}, {draws} draws"
+    title = f"Estimators, {_name(autoencoder)}'s decoder, latents {shape}, {draws} draws"
     table = Table(title, COLUMNS, rows, list(NOTES))
     show(table)
     about = hardware_line(environment(torch.device(device)))
@@ -99,6 +99,12 @@ def estimators(exact: LatentPerceptualLoss, side: int) -> dict[str, nn.Module]:
         f"window of {window}², margin 0": RandomWindows(exact, window, 0),
         f"window of {window}², margin 2": RandomWindows(exact, window, 2),
     }
+
+
+def _name(autoencoder: str) -> str:
+    """A folder's name; of a run's folder `autoencoder` the run's."""
+    path = Path(autoencoder)
+    return path.parent.name if path.name == "autoencoder" and path.parent.name else path.name
 
 
 def row(name: str, agreement: GradientAgreement) -> tuple[str, ...]:
