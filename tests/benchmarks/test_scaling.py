@@ -45,7 +45,7 @@ def test_command_writes_a_plot_and_a_table(tmp_path) -> None:
     kept = {line.split("|")[1].strip(): float(line.split("|")[4]) for line in text.splitlines() if "of 32²" in line}
     assert kept["0 of 8 samples of 32² pass the gate"] == 0
     assert kept["8 of 8 samples of 32² pass the gate"] == kept["8 samples of 32²"]
-    assert kept["4 samples of 32²"] == pytest.approx(4 * kept["1 sample of 32²"], abs=0.1)
+    assert kept["4 samples of 32²"] == pytest.approx(4 * kept["1 sample of 32²"], abs=0.25)  # rounded
     assert "Exponent of time over pixels" in text
 
 

@@ -66,8 +66,7 @@ def test_selected_maps_come_out_and_go_back(layout: torch.memory_format, share: 
     expected[wanted] *= 2
     taken = []
     for selection in select_maps(values, wanted):
-        maps = selection.take(values).clone()
-        taken.append(maps[0])
-        selection.put(values, 2 * maps)
+        taken.append(selection.take(values)[0])
+        selection.put(values, selection.take(values).mul_(2))  # in place, also where what was taken is a view
     assert sum(len(maps) for maps in taken) == wanted.sum()
     assert torch.equal(values, expected)

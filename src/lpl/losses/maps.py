@@ -64,7 +64,7 @@ class MapSelection:
         return MapSelection(self.samples[numbers], self.channels[numbers], self.sample)
 
     def take(self, features: Tensor) -> Tensor:
-        """The maps as (1, K, H, W), in the features' layout."""
+        """The maps as (1, K, H, W), in the features' layout; a view where they are all of a sample's."""
         if self.sample is None:
             return features[self.index][None]
         if len(self.channels) == features.shape[1]:
@@ -82,6 +82,8 @@ class MapSelection:
         """Writes maps (1, K, H, W) to where they came from, in place."""
         if self.sample is None:
             features[self.index] = maps[0]
+        elif len(self.channels) == features.shape[1]:
+            features[self.sample : self.sample + 1] = maps
         else:
             self._rows(features).index_copy_(1, self.channels, maps.permute(0, 2, 3, 1).reshape(-1, len(self.channels)))
 
