@@ -8,6 +8,7 @@ import pytest
 from pictures import encoded, picture, write_class_folders
 from PIL import Image
 
+from lpl.data import images
 from lpl.data.folders import FolderSource
 from lpl.data.images import DataError, Limited, Relabelled, UnreadableImage, decode_image, digest, index_classes
 
@@ -130,3 +131,26 @@ def test_relabelled_moves_labels_to_the_new_classes(tmp_path: Path):
 
 def test_digest_is_that_of_the_values():
     assert digest("a", 1, ["b"]) == digest("a", 1, ["b"]) != digest("a", "1", ["b"])
+
+
+def test_digest_of_files_reads_the_ends_and_a_sample_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(images, "DIGESTED_FILES", 2)
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_bytes(bytes(100 * images.BLOCK_BYTES))
+    original = images.digest_files(files, tmp_path)
+
+    def changed(file: Path, position: int) -> bool:
+        content = file.read_bytes()
+        file.write_bytes(content[:position] + b"x" + content[position + 1 :])
+        different = images.digest_files(files, tmp_path) != original
+        file.write_bytes(content)
+        return different
+
+    ends = [0, 100 * images.BLOCK_BYTES - 1]
+    assert all(changed(file, position) for file in (files[0], files[2]) for position in ends)
+    assert sum(changed(files[0], block * images.BLOCK_BYTES) for block in range(100)) == images.DIGESTED_BLOCKS
+    assert not changed(files[1], 0)  # of a file that is not looked into, name and size alone count
+    files[1].write_bytes(bytes(5))
+    assert images.digest_files(files, tmp_path) != original
+    assert images.digest_files([], tmp_path) != original

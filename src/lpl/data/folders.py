@@ -61,7 +61,7 @@ class FolderSource(ImageSource):
         return str(self.files[check_index(index, len(self))])
 
     def fingerprint(self) -> str:
-        """A hash of the classes and of every file's name, size and time of modification."""
+        """A hash of the classes, of every file's name and size, and of samples of their content."""
         return digest(self.classes, digest_files(self.files, self.root))
 
 

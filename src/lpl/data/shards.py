@@ -87,7 +87,7 @@ class ShardSource(ImageSource):
         return f"{sample.shard}/{sample.key}.{self._extensions[index]}"
 
     def fingerprint(self) -> str:
-        """A hash of the labels and of the shards' names, sizes and times of modification."""
+        """A hash of the labels, of the shards' names and sizes, and of samples of their content."""
         files = [shard.absolute() for shard in self.shards]
         folder = Path(os.path.commonpath([file.parent for file in files]))
         return digest(self.classes, self.labels, digest_files(files, folder))
