@@ -124,6 +124,7 @@ class SamplingConfig(Section):
     guidance_scale: NonNegativeFloat = 1.0  # 1: no guidance
     guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)  # of time, 0 = data and 1 = noise
     weights: Literal["ema", "raw"] = "ema"
+    precision: Annotated[Literal["no", "bf16", "fp16"], NoWord] = "no"  # of the denoiser; latents stay float32
     seed: NonNegativeInt = 0
     count: PositiveInt = 64
     batch_size: PositiveInt = 64

@@ -11,9 +11,10 @@ from PIL import Image
 
 from lpl.autoencoders import load_autoencoder
 from lpl.config import SamplingConfig
+from lpl.diffusion import make_path
 from lpl.diffusion.samplers import initial_noise
 from lpl.training import CheckpointError, load_denoiser, sample_run, train
-from lpl.training.sampling import image_grid, sample_labels
+from lpl.training.sampling import draw_latents, image_grid, sample_labels
 
 
 @pytest.fixture
@@ -121,3 +122,24 @@ def test_grid_keeps_the_order():
         *(0, 10, 20),
         *(30, 40, 255),
     ]
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_reduced_precision_is_of_the_denoiser_alone(run, guidance_scale):
+    denoiser, recipe, information = load_denoiser(run, "raw")
+    exact, reduced = (
+        draw_latents(
+            denoiser,
+            make_path(recipe.diffusion),
+            information["latent_shape"],
+            SamplingConfig(count=4, steps=4, method="heun", guidance_scale=guidance_scale, precision=precision),
+            range(4),
+            [0, 1, 0, 1],
+        )
+        for precision in ("no", "bf16")
+    )
+    error = (reduced - exact).norm() / exact.norm()
+    assert reduced.dtype == torch.float32
+    assert 0 < error < 0.02
+    # A state that was rounded, too, would be one that bfloat16 holds.
+    assert not torch.equal(reduced, reduced.bfloat16().float())

@@ -22,7 +22,7 @@ from ..config import AutoencoderConfig, SamplingConfig
 from ..data import to_pil
 from ..denoisers import ClassConditionalMMDiT
 from ..diffusion import DiffusionPath, make_path
-from ..diffusion.guidance import guided
+from ..diffusion.guidance import Denoiser, guided
 from ..diffusion.samplers import initial_noise, sample_generators, sample_latents
 from .loading import load_denoiser
 from .run_folder import write_text
@@ -134,7 +134,7 @@ def draw_latents(
     device = next(denoiser.parameters()).device
     return sample_latents(
         path,
-        guided(denoiser, config.guidance_scale, config.guidance_interval),
+        in_precision(guided(denoiser, config.guidance_scale, config.guidance_interval), config.precision),
         initial_noise(config.seed, indices, latent_shape, device),
         torch.tensor([labels[index] for index in indices], device=device),
         method=config.method,
@@ -144,6 +144,24 @@ def draw_latents(
         generators=sample_generators(config.seed, indices) if config.eta > 0 else None,
         progress=progress,
     )
+
+
+def in_precision(denoiser: Denoiser, precision: str) -> Denoiser:
+    """A denoiser that runs under autocast and gives float32, so that rounding doesn't build up over a sampler's steps.
+
+    Args:
+        denoiser: in float32.
+        precision: "bf16" or "fp16"; "no" gives the denoiser itself.
+    """
+    if precision == "no":
+        return denoiser
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+    def predict(latents: Tensor, conditioning: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, dtype):
+            return denoiser(latents, conditioning, labels).float()
+
+    return predict
 
 
 def image_grid(images: Sequence[Image.Image]) -> Image.Image:
