@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lpl.losses import maps as pieces_module
 from lpl.losses import moments as module
 from lpl.losses.moments import count_ones, count_where, extremes, moments, sum_of_squares
 
@@ -37,14 +38,17 @@ def test_equal_numpys_in_float64(layout: str, dtype: torch.dtype, strip: int, mo
     np.testing.assert_allclose(sum_of_squares(maps).numpy(), (exact**2).sum(axis=(-2, -1)), rtol=tolerance)
 
 
-@pytest.mark.parametrize("compare", [torch.ge, torch.le, torch.gt])
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_counts(layout: str, dtype: torch.dtype, compare) -> None:
+def test_counts_of_several_conditions(layout: str, dtype: torch.dtype, cut: bool, monkeypatch) -> None:
+    if cut:
+        monkeypatch.setattr(pieces_module, "FEW_VALUES", 64)
     maps = some_maps(layout, dtype)
-    threshold = maps.flatten(2)[..., 7]  # a value that occurs
-    expected = compare(maps.double(), threshold.double()[..., None, None]).numpy().sum(axis=(-2, -1))
-    assert np.array_equal(count_where(compare, maps, threshold).numpy(), expected)
+    thresholds = [maps.flatten(2)[..., place] for place in (7, 3, 0)]  # values that occur
+    conditions = list(zip((torch.ge, torch.le, torch.gt), thresholds, strict=True))
+    expected = [compare(maps, value[..., None, None]).sum(dim=(-2, -1)) for compare, value in conditions]
+    assert torch.equal(count_where(maps, *conditions), torch.stack(expected))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -65,9 +69,13 @@ def test_counts_are_exact_in_every_type(dtype: torch.dtype, shape: tuple[int, ..
     assert torch.equal(count_ones(flags.to(dtype)), flags.sum(dim=(-2, -1)))
 
 
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_extremes(layout: str) -> None:
+def test_extremes(layout: str, cut: bool, monkeypatch) -> None:
+    if cut:
+        monkeypatch.setattr(pieces_module, "FEW_VALUES", 64)
     maps = some_maps(layout, torch.float32)
+    maps[0, 1, 0, 0] = torch.nan
     lowest, highest = extremes(maps)
-    assert np.array_equal(lowest.numpy(), maps.numpy().min(axis=(-2, -1)))
-    assert np.array_equal(highest.numpy(), maps.numpy().max(axis=(-2, -1)))
+    np.testing.assert_array_equal(lowest.numpy(), maps.numpy().min(axis=(-2, -1)))
+    np.testing.assert_array_equal(highest.numpy(), maps.numpy().max(axis=(-2, -1)))

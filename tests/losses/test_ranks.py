@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lpl.losses.moments import extremes
-from lpl.losses.ranks import order_of, threshold_above, value_at
+from lpl.losses import ranks
+from lpl.losses.moments import extremes, moments
+from lpl.losses.ranks import Statistics, order_of, threshold_above, value_at
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -22,6 +23,18 @@ def some_maps(dtype: torch.dtype, layout: torch.memory_format, size: tuple[int, 
     return maps.to(dtype).contiguous(memory_format=layout)
 
 
+def statistics_of(maps: torch.Tensor) -> Statistics:
+    mean, variance = moments(maps)
+    lowest, highest = extremes(maps)
+    return Statistics(mean[0], variance[0].sqrt(), lowest[0], highest[0])
+
+
+@pytest.fixture(autouse=True, params=[0, ranks.FEW], ids=["counted", "sorted"])
+def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways, whatever the maps' size."""
+    monkeypatch.setattr(ranks, "FEW", request.param)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(4, 3), (40, 53)])
@@ -33,7 +46,7 @@ def test_decides_as_sorting_does(dtype, layout, size, power) -> None:
     for rank in (1, 2, values.shape[1] // 2, int(values.shape[1] * 0.98), values.shape[1]):
         for factor in (0.0, 0.1, 2.0):
             margin = torch.from_numpy(factor * values.std(axis=-1)).to(torch.promote_types(dtype, torch.float32))
-            threshold = threshold_above(maps, rank, margin, *(values[0] for values in extremes(maps))).double().numpy()
+            threshold = threshold_above(maps, rank, margin, statistics_of(maps)).double().numpy()
             limit = ordered[:, rank - 1].astype(margin.numpy().dtype) + margin.numpy()
             assert np.array_equal(values > threshold[:, None], values > limit[:, None])
 
@@ -41,14 +54,12 @@ def test_decides_as_sorting_does(dtype, layout, size, power) -> None:
 def test_infinities_are_numbers() -> None:
     maps = torch.tensor([-torch.inf, 3.0, torch.inf, 1.0]).view(1, 1, 2, 2)
     for rank, expected in ((1, 3), (2, 2), (3, 1), (4, 0)):
-        assert (
-            maps > threshold_above(maps, rank, torch.zeros(1), *(values[0] for values in extremes(maps)))
-        ).sum() == expected
+        assert (maps > threshold_above(maps, rank, torch.zeros(1), statistics_of(maps))).sum() == expected
 
 
 def test_not_a_number_comes_back() -> None:
     maps = torch.tensor([0.0, torch.nan, 2.0, 1.0]).view(1, 1, 2, 2)
-    assert torch.isnan(threshold_above(maps, 2, torch.zeros(1), *(values[0] for values in extremes(maps)))).all()
+    assert torch.isnan(threshold_above(maps, 2, torch.zeros(1), statistics_of(maps))).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

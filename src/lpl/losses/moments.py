@@ -51,22 +51,23 @@ def sum_of_squares(maps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def count_where(compare: Callable[..., Tensor], maps: Tensor, threshold: Tensor) -> Tensor:
-    """Number of positions in each map for which `compare(x, threshold)` holds.
+def count_where(maps: Tensor, *conditions: tuple[Callable[..., Tensor], Tensor]) -> Tensor:
+    """Number of positions in each map at which each condition holds; the maps are read once for all of them.
 
     Args:
-        compare: torch.ge, torch.le and the like.
         maps: (B, C, H, W).
-        threshold: (B, C), of the same dtype.
+        conditions: T pairs of torch.ge, torch.le or the like and a threshold (B, C) of the maps' dtype.
 
     Returns:
-        (B, C), int64.
+        (T, B, C), int64.
     """
-    counts = torch.zeros(maps.shape[:2], dtype=torch.int64, device=maps.device)
+    counts = torch.zeros(len(conditions), *maps.shape[:2], dtype=torch.int64, device=maps.device)
     for samples, channels, rows in pieces(maps):
-        part, limit = maps[samples, channels, rows], threshold[samples, channels, None, None]
-        flags = compare(part, limit, out=torch.empty_like(part))  # as numbers: sums of booleans are slow
-        counts[samples, channels] += count_ones(flags)
+        part = maps[samples, channels, rows]
+        flags = torch.empty_like(part)  # as numbers: sums of booleans are slow
+        for count, (compare, threshold) in zip(counts, conditions, strict=True):
+            compare(part, threshold[samples, channels, None, None], out=flags)
+            count[samples, channels] += count_ones(flags)
     return counts
 
 
@@ -80,8 +81,20 @@ def count_ones(flags: Tensor) -> Tensor:
 
 def extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each map (B, C, H, W): two of shape (B, C)."""
+    parts = pieces(maps)
+    if len(parts) == 1:
+        return _smallest(maps), largest(maps)
+    low, high = maps.new_full(maps.shape[:2], torch.inf), maps.new_full(maps.shape[:2], -torch.inf)
+    for samples, channels, rows in parts:
+        part, place = maps[samples, channels, rows], (samples, channels)
+        low[place] = torch.minimum(low[place], _smallest(part))
+        high[place] = torch.maximum(high[place], largest(part))
+    return low, high
+
+
+def _smallest(maps: Tensor) -> Tensor:
     view, width = _in_memory_order(maps)
-    return view.amin(dim=width).amin(dim=width - 1), largest(maps)
+    return view.amin(dim=width).amin(dim=width - 1)
 
 
 def largest(maps: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .maps import MapSelection, pieces, select_maps
 from .moments import count_ones, count_where, extremes, largest, moments
-from .ranks import threshold_above
+from .ranks import Statistics, threshold_above
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
 
@@ -165,23 +165,31 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
     less = (1 - 1e-3) * margin
     extreme = torch.maximum(highest.abs(), lowest.abs()).to(margin.dtype)
     doubtful = margin * 1e-3 < 4 * torch.finfo(margin.dtype).eps * extreme
-    near_top = count_where(torch.ge, features, _rounded_up(highest - less, features.dtype))
-    near_bottom = count_where(torch.le, features, -_rounded_up(-lowest - less, features.dtype))
+    around = CONFIRMED * variance.sqrt()
+    bounds = (mean - around).to(features.dtype), (mean + around).to(features.dtype)
+    near_top, near_bottom, above, below = count_where(
+        features,
+        (torch.ge, _rounded_up(highest - less, features.dtype)),
+        (torch.le, -_rounded_up(-lowest - less, features.dtype)),
+        (torch.ge, bounds[1]),
+        (torch.le, bounds[0]),
+    )
     varies = highest != lowest  # a constant map has no outlier
     top = varies & (doubtful | (near_top <= positions - high_rank))
     bottom = varies & (doubtful | (near_bottom < low_rank))
     if closing > 1:
-        around = CONFIRMED * variance.sqrt()
-        bounds = (mean - around).to(features.dtype), (mean + around).to(features.dtype)
-        survive = _survivors(features, top, bottom, bounds, margin, quantile, closing)
+        confirmed = (~top | (above > positions - high_rank)) & (~bottom | (below >= low_rank))
+        survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
         top, bottom = top & survive, bottom & survive
     upper, lower = torch.full_like(highest, torch.inf), torch.full_like(lowest, -torch.inf)
+    statistics = Statistics(mean, variance.sqrt(), lowest, highest)
     for selection in select_maps(features, top):
-        known = (values[selection.index] for values in (margin, lowest, highest))
-        upper[selection.index] = threshold_above(selection.take(features), high_rank, *known)
+        maps, index = selection.take(features), selection.index
+        upper[index] = threshold_above(maps, high_rank, margin[index], statistics[index])
     for selection in select_maps(features, bottom):
-        known = (values[selection.index] for values in (margin, -highest, -lowest))
-        lower[selection.index] = -threshold_above(-selection.take(features), positions + 1 - low_rank, *known)
+        maps, index = -selection.take(features), selection.index
+        low = threshold_above(maps, positions + 1 - low_rank, margin[index], statistics[index].negated())
+        lower[index] = -low
     # Written so that maps that hold NaN, which no threshold bounds, count among those that have outliers.
     return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
 
@@ -190,9 +198,9 @@ def _survivors(
     features: Tensor,
     top: Tensor,
     bottom: Tensor,
+    confirmed: Tensor,
     bounds: tuple[Tensor, Tensor],
     margin: Tensor,
-    quantile: float,
     closing: int,
 ) -> Tensor:
     """Whether a map may have outliers that the dilation of what is kept leaves, (B, C); no for most.
@@ -205,16 +213,12 @@ def _survivors(
         features: (B, C, H, W).
         top: which maps may have outliers above, boolean (B, C).
         bottom: which may have some below.
-        bounds: what the order statistics are likely to lie beyond, below and above, of the features' type, (B, C).
+        confirmed: whether the order statistics lie beyond `bounds` where that matters, boolean (B, C).
+        bounds: below and above, of the features' type, (B, C).
         margin: (B, C).
-        quantile: as `outlier_mask` takes it.
         closing: side of the dilation's window in this map's positions.
     """
-    height, width = features.shape[-2:]
-    low_rank, high_rank = _ranks(height * width, quantile)
     (low, high), beyond = bounds, margin * (1 - 1e-3)
-    confirmed = ~top | (count_where(torch.ge, features, high) > height * width - high_rank)
-    confirmed &= ~bottom | (count_where(torch.le, features, low) >= low_rank)
     above = torch.where(top, _rounded_down(high + beyond, features.dtype), torch.inf)
     below = torch.where(bottom, -_rounded_down(beyond - low, features.dtype), -torch.inf)
     survive = ~confirmed

@@ -1,12 +1,15 @@
 """Thresholds from order statistics of feature maps, by counting.
 
 On the CPU PyTorch's `topk` takes far longer than a count does, where values are many. Few counts bracket an order
-statistic so closely that it does not matter where in the bracket it lies.
+statistic so closely that it does not matter where in the bracket it lies: two beside the place that it has among
+normally distributed values, then two beside the place that those counts tell.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, fields
+from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,23 +17,48 @@ from torch import Tensor
 from .maps import select_maps
 from .moments import count_where, wide_type
 
-PROBES = 256  # positions that the first bracket is drawn from
 FEW = 1 << 22  # values, up to which `topk` is faster than the many small operations of counting
-HALVINGS = 3  # of the brackets between two looks at which of them are settled
+FIRST_WIDTH = 0.1  # of the first bracket to either side of a normal distribution's quantile, in standard deviations
+CURVATURE = 0.06  # how far interpolation is off in a normal distribution's tail: this × width², in standard deviations
+INTERPOLATED_ROUNDS = 4  # after them every other round halves the bracket, whatever the values' distribution
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Of K maps, each (K,).
+
+    Attributes:
+        mean: in float32 at least.
+        deviation: standard deviation, likewise.
+        lowest: the smallest value, of the maps' type.
+        highest: the largest.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __getitem__(self, index: Any) -> Statistics:
+        """Those of some maps."""
+        return Statistics(*(getattr(self, entry.name)[index] for entry in fields(self)))
+
+    def negated(self) -> Statistics:
+        """Those of the maps times −1."""
+        return Statistics(-self.mean, self.deviation, -self.highest, -self.lowest)
+
+
 @torch.no_grad()
-def threshold_above(maps: Tensor, rank: int, margin: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+def threshold_above(maps: Tensor, rank: int, margin: Tensor, statistics: Statistics) -> Tensor:
     """A number t for each map such that x > t for those values that exceed q + margin, q being the `rank`-th smallest.
 
     Args:
         maps: (1, K, H, W), floating point.
         rank: from 1 to H·W.
         margin: (K,), in float32 at least, ≥ 0.
-        lowest: the smallest value of each map, (K,).
-        highest: the largest.
+        statistics: of the maps; mean and deviation say where to look first and need not be exact.
 
     Returns:
         (K,), of the maps' type; NaN where a map holds NaN.
@@ -41,53 +69,104 @@ def threshold_above(maps: Tensor, rank: int, margin: Tensor, lowest: Tensor, hig
         return _raised(largest.amin(dim=-1), margin)
     result = maps.new_empty(maps.shape[1])
     numbers = torch.arange(maps.shape[1])  # of the maps that are not settled yet
-    low, high = _first_bracket(maps, rank, order_of(lowest), order_of(highest))
-    for round_ in range(_INTEGERS[maps.element_size()].itemsize * 8):
-        for _ in range(HALVINGS):
-            low, high = _halved(maps, rank, low, high, by_value=round_ < 4)
-        lower, upper = (_raised(value_at(bound, maps.dtype), margin) for bound in (low, high))
-        beyond = (count_where(torch.gt, maps, bound[None])[0] for bound in (lower, upper))
-        settled = torch.eq(*beyond) | (low >= high)
+    bracket = _Bracket.whole(maps, statistics)
+    guesses = _normal_guesses(maps, rank, statistics)
+    deviation, rounds = statistics.deviation, 0
+    while True:
+        bracket = bracket.narrowed(maps, rank, *guesses)
+        lower, upper = (_raised(value_at(bound, maps.dtype), margin) for bound in (bracket.low, bracket.high))
+        beyond = count_where(maps, (torch.gt, lower[None]), (torch.gt, upper[None]))[:, 0]
+        settled = beyond[0].eq(beyond[1]) | (bracket.low >= bracket.high)
         result[numbers[settled]] = upper[settled]
         if bool(settled.all()):
             break
-        low, high, margin, numbers = (values[~settled] for values in (low, high, margin, numbers))
-        (rest,) = select_maps(maps, ~settled[None])
-        maps = rest.take(maps)
-    return result
+        open_ = ~settled
+        bracket, margin, numbers, deviation = bracket[open_], margin[open_], numbers[open_], deviation[open_]
+        (rest,) = select_maps(maps, open_[None])
+        maps, rounds = rest.take(maps), rounds + 1
+        halve = rounds > INTERPOLATED_ROUNDS and rounds % 2 == 0
+        guesses = bracket.quarters() if halve else bracket.interpolated(maps, rank, deviation)
+    return torch.where(statistics.highest.isnan(), torch.nan, result)
 
 
-def _first_bracket(maps: Tensor, rank: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds low ≤ q ≤ high, integers (K,), drawn closer by the order statistics of some positions."""
-    height, width = maps.shape[-2:]
-    stride = max(math.isqrt(height * width // PROBES), 1)
-    if stride == 1:
-        return low, high
-    probes = maps[0, :, stride // 2 :: stride, stride // 2 :: stride].flatten(1).sort(dim=1).values
-    share, count = rank / (height * width), probes.shape[1]
-    spread = 3 * math.sqrt(count * share * (1 - share)) + 1
-    for guess in (share * count - spread, share * count + spread):
-        if 0 <= guess < count:
-            low, high = _narrowed(maps, rank, low, high, order_of(probes[:, int(guess)].contiguous()))
-    return low, high
+def _normal_guesses(maps: Tensor, rank: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """To either side of where the order statistic of normally distributed values lies."""
+    share = (rank - 0.5) / (maps.shape[-2] * maps.shape[-1])
+    quantile = NormalDist().inv_cdf(share)
+    guesses = (statistics.mean + statistics.deviation * (quantile + side) for side in (-FIRST_WIDTH, FIRST_WIDTH))
+    lower, upper = (order_of(guess.to(maps.dtype)) for guess in guesses)
+    return lower, upper
 
 
-def _halved(maps: Tensor, rank: int, low: Tensor, high: Tensor, by_value: bool) -> tuple[Tensor, Tensor]:
-    """The half of each bracket that q is in; halves of the numbers' range, or of how many numbers there are."""
-    middle = (low & high) + ((low ^ high) >> 1)  # (low + high)/2 rounded down, without overflow
-    if by_value:
-        wide = (value_at(bound, maps.dtype).to(wide_type(maps.dtype)) for bound in (low, high))
-        halfway = torch.stack(list(wide)).div(2).sum(dim=0)
-        middle = torch.where(halfway.isfinite(), order_of(halfway.to(maps.dtype)), middle)
-    return _narrowed(maps, rank, low, high, middle)
+@dataclass(frozen=True)
+class _Bracket:
+    """Bounds low ≤ q ≤ high of each map's order statistic, and how many values lie beside them; each int64 (K,).
+
+    Attributes:
+        low: as `order_of` numbers floating-point values.
+        high: likewise.
+        below: number of values smaller than `low`.
+        upto: number of values not larger than `high`.
+    """
+
+    low: Tensor
+    high: Tensor
+    below: Tensor
+    upto: Tensor
+
+    @classmethod
+    def whole(cls, maps: Tensor, statistics: Statistics) -> _Bracket:
+        """From the smallest value to the largest."""
+        low, high = order_of(statistics.lowest), order_of(statistics.highest)
+        return cls(low, high, torch.zeros_like(low), torch.full_like(low, maps.shape[-2] * maps.shape[-1]))
+
+    def __getitem__(self, index: Any) -> _Bracket:
+        return _Bracket(*(getattr(self, entry.name)[index] for entry in fields(self)))
+
+    def narrowed(self, maps: Tensor, rank: int, *guesses: Tensor) -> _Bracket:
+        """The part between, below or above the guesses that q is in: q ≤ guess if `rank` values or more are."""
+        inside = [
+            torch.minimum(torch.maximum(guess, self.low), torch.maximum(self.high - 1, self.low)) for guess in guesses
+        ]
+        counts = count_where(maps, *((torch.le, value_at(guess, maps.dtype)[None]) for guess in inside))[:, 0]
+        low, high, below, upto = self.low, self.high, self.below, self.upto
+        open_ = low < high
+        for guess, count in zip(inside, counts, strict=True):
+            lowered = open_ & (count >= rank) & (guess < high)
+            high, upto = torch.where(lowered, guess, high), torch.where(lowered, count, upto)
+            raised = open_ & (count < rank) & (guess >= low)
+            low, below = torch.where(raised, guess + 1, low), torch.where(raised, count, below)
+        return _Bracket(low, high, below, upto)
+
+    def quarters(self) -> tuple[Tensor, Tensor]:
+        """A quarter and three quarters of the numbers in between: few steps to the end, however they are spread."""
+        middle = _middle(self.low, self.high)
+        return _middle(self.low, middle), _middle(middle, self.high)
+
+    def interpolated(self, maps: Tensor, rank: int, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """To either side of where q lies if the logarithm of how many values are larger falls linearly.
+
+        They are as far apart as that is likely to be off: for the curve's bend, and for how unevenly values lie.
+        """
+        wide = wide_type(maps.dtype)
+        low, high = (value_at(bound, maps.dtype).to(wide) for bound in (self.low, self.high))
+        positions = maps.shape[-2] * maps.shape[-1]
+        above_low, above_high = positions - self.below.to(wide), positions - self.upto.to(wide) + 0.5
+        share = (above_low / (positions - rank + 0.5)).log() / (above_low / above_high).log()
+        width = high - low
+        error = CURVATURE * width / deviation + (self.upto - self.below).to(wide).rsqrt()
+        error = error.clamp(max=0.25)
+        middle = _middle(self.low, self.high)
+        guesses = []
+        for place in (share - error, share + error):
+            guess = low + width * place.clamp(0, 1)
+            guesses.append(torch.where(guess.isfinite(), order_of(guess.to(maps.dtype)), middle))
+        return guesses[0], guesses[1]
 
 
-def _narrowed(maps: Tensor, rank: int, low: Tensor, high: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
-    """The bracket's part below or above a guess: q ≤ guess if `rank` values or more are."""
-    guess = torch.minimum(torch.maximum(guess, low), torch.maximum(high - 1, low))
-    reached = count_where(torch.le, maps, value_at(guess, maps.dtype)[None])[0] >= rank
-    open_ = low < high
-    return torch.where(open_ & ~reached, guess + 1, low), torch.where(open_ & reached, guess, high)
+def _middle(low: Tensor, high: Tensor) -> Tensor:
+    """(low + high)/2 rounded down, without overflow."""
+    return (low & high) + ((low ^ high) >> 1)
 
 
 def _raised(values: Tensor, margin: Tensor) -> Tensor:
