@@ -7,6 +7,7 @@ normally distributed values, then two beside the place that those counts tell.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, fields
 from statistics import NormalDist
 from typing import Any
@@ -67,12 +68,17 @@ def threshold_above(maps: Tensor, rank: int, margin: Tensor, statistics: Statist
         values = maps[0].flatten(-2)
         largest = values.topk(values.shape[-1] - rank + 1, dim=-1, sorted=False).values
         return _raised(largest.amin(dim=-1), margin)
+    counted = _by_counting(maps, rank, margin, statistics)
+    return torch.where(statistics.highest.isnan(), torch.nan, counted)
+
+
+def _by_counting(maps: Tensor, rank: int, margin: Tensor, statistics: Statistics) -> Tensor:
+    """Narrows a bracket around each map's order statistic until no value lies between the thresholds at its ends."""
     result = maps.new_empty(maps.shape[1])
     numbers = torch.arange(maps.shape[1])  # of the maps that are not settled yet
-    bracket = _Bracket.whole(maps, statistics)
+    bracket, deviation = _Bracket.whole(maps, statistics), statistics.deviation
     guesses = _normal_guesses(maps, rank, statistics)
-    deviation, rounds = statistics.deviation, 0
-    while True:
+    for rounds in itertools.count(1):
         bracket = bracket.narrowed(maps, rank, *guesses)
         lower, upper = (_raised(value_at(bound, maps.dtype), margin) for bound in (bracket.low, bracket.high))
         beyond = count_where(maps, (torch.gt, lower[None]), (torch.gt, upper[None]))[:, 0]
@@ -80,13 +86,13 @@ def threshold_above(maps: Tensor, rank: int, margin: Tensor, statistics: Statist
         result[numbers[settled]] = upper[settled]
         if bool(settled.all()):
             break
-        open_ = ~settled
-        bracket, margin, numbers, deviation = bracket[open_], margin[open_], numbers[open_], deviation[open_]
-        (rest,) = select_maps(maps, open_[None])
-        maps, rounds = rest.take(maps), rounds + 1
+        rest = ~settled
+        bracket, margin, numbers, deviation = bracket[rest], margin[rest], numbers[rest], deviation[rest]
+        (selection,) = select_maps(maps, rest[None])
+        maps = selection.take(maps)
         halve = rounds > INTERPOLATED_ROUNDS and rounds % 2 == 0
         guesses = bracket.quarters() if halve else bracket.interpolated(maps, rank, deviation)
-    return torch.where(statistics.highest.isnan(), torch.nan, result)
+    return result
 
 
 def _normal_guesses(maps: Tensor, rank: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
