@@ -125,8 +125,10 @@ def test_an_arm_may_be_compared_with_another_than_the_baseline(studies: StudyFol
     study = load_study(studies.write(arms=arms, show_pretraining=False))
     values = {"l2": 4.0, "other": 8.0, "lpl": 7.0}
     evidence = made_up(study, lambda point: {"frechet_distance": values[point.arm]}, tmp_path / "runs")
-    found = cells(make_table(study, evidence, (0,)), "frechet_distance")
+    table = make_table(study, evidence, (0,))
+    found = cells(table, "frechet_distance")
     assert (found["other"].difference, found["lpl"].difference) == ("+4.000", "−1.000")
+    assert "Differences to other rows: lpl to other." in table.caption
 
 
 def test_a_measure_that_nothing_has_is_named_rather_than_shown(studies: StudyFolder, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..reports import wording
 from .columns import Column, Evidence, columns_of
-from .config import PRETRAINING
+from .config import PRETRAINING, StudyConfig
 from .files import Study
 from .recipes import Values, describe_values
 from .statistics import CONFIDENCE, Difference, Summary, paired
@@ -227,6 +227,7 @@ def _caption(table: StudyTable) -> list[str]:
     baseline = config.arms[config.compared_with].label or config.compared_with
     if config.train:
         lines.append(_spread_in_words(table, baseline))
+        lines += _others_in_words(config)
     if table.chosen:
         lines.append(_choice_in_words(table))
     if any(cell.paper for row in table.cells for cell in row) and config.paper:
@@ -261,6 +262,14 @@ def _spread_in_words(table: StudyTable, baseline: str) -> str:
     if count < 5:
         text += f" With {count} seeds only differences that are large beside their spread can be told."
     return text
+
+
+def _others_in_words(config: StudyConfig) -> list[str]:
+    """Which arms have differences to another arm than the study's baseline."""
+    labels = {name: arm.label or name for name, arm in config.arms.items()}
+    pairs = [(name, config.against(name)) for name in labels if name != config.compared_with]
+    others = [f"{labels[name]} to {labels[other]}" for name, other in pairs if other != config.compared_with]
+    return [f"Differences to other rows: {'; '.join(others)}."] if others else []
 
 
 def _missing_in_words(columns: Sequence[Column]) -> list[str]:
