@@ -12,14 +12,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import dump_recipe
 from ..data import DataError, ImageSource, UnreadableImage, crop_and_resize, open_images, seeded_generator, to_pil
@@ -208,23 +208,52 @@ def _finish(run: AutoencoderRun, folder: Path, heldout: HeldOut, seconds: float)
     reconstructions = heldout.reconstructions(model)
     results = heldout.measure(reconstructions)
     sheet(heldout.images, reconstructions).save(folder / "reconstructions.png")
+    settings = {"images": len(heldout.images), "resolution": run.recipe.data.resolution, "latents": "posterior means"}
+    record_finished(folder, run.recipe.name, run.step, seconds, model, settings, results)
+    publish(model.half() if training.save_precision == "float16" else model, folder / "autoencoder")
+    say(f"{folder / 'autoencoder'}: {parameter_count(model):,} parameters, held-out PSNR {results['psnr']:.2f} dB")
+
+
+def record_finished(
+    folder: Path,
+    name: str,
+    step: int,
+    seconds: float,
+    model: nn.Module,
+    settings: Mapping[str, Any],
+    results: Mapping[str, float],
+) -> None:
+    """Writes run.json and metrics.json of a finished run that trained an autoencoder.
+
+    Args:
+        folder: of the run.
+        name: of the run.
+        step: the last one.
+        seconds: of training.
+        model: the autoencoder, on the device that it was trained on.
+        settings: how the results were measured.
+        results: the measures.
+    """
+    device = next(model.parameters()).device
     about = {
-        "name": run.recipe.name,
+        "name": name,
         "status": "complete",
         "ended": timestamp(),
-        "step": run.step,
+        "step": step,
         "seconds": round(seconds, 3),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": parameter_count(model),
         "versions": versions(),
-        "hardware": hardware(run.device, processes=1),
-        **peak_memory(run.device),
+        "hardware": hardware(device, processes=1),
+        **peak_memory(device),
     }
     write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
-    settings = {"images": len(heldout.images), "resolution": run.recipe.data.resolution, "latents": "posterior means"}
     metrics = {"settings": settings, "results": results, "provenance": {"run": str(folder), **about}}
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    publish(model.half() if training.save_precision == "float16" else model, folder / "autoencoder")
-    say(f"{folder / 'autoencoder'}: {about['parameters']:,} parameters, held-out PSNR {results['psnr']:.2f} dB")
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def publish(model: Any, folder: Path) -> None:

@@ -9,7 +9,6 @@ Reference: Ollin Boer Bohan, *TAESD*, github.com/madebyollin/taesd (architecture
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,20 @@ from torch import Tensor
 from ..autoencoders import Autoencoder, load_autoencoder
 from ..config import dump_recipe
 from ..data import open_images
-from .autoencoder import HeldOut, publish, readable, refuse_another, run_steps, sheet
+from .autoencoder import (
+    HeldOut,
+    parameter_count,
+    publish,
+    readable,
+    record_finished,
+    refuse_another,
+    run_steps,
+    sheet,
+)
 from .checkpoints import latest_checkpoint
 from .crops import CropMemory
 from .display import say
-from .run_folder import hardware, peak_memory, timestamp, versions, write_text
+from .run_folder import write_text
 from .tiny_decoder_recipe import TinyDecoderRecipe
 from .tiny_decoder_run import TinyDecoderRun
 
@@ -122,25 +130,14 @@ def _finish(run: TinyDecoderRun, folder: Path, heldout: HeldOutDecodes, seconds:
     decodes = heldout.reconstructions(model)
     results = heldout.measure(decodes) | {"latent_error": heldout.latent_error(model)}
     sheet(heldout.images, decodes).save(folder / "reconstructions.png")
-    about = {
-        "name": run.recipe.name,
-        "status": "complete",
-        "ended": timestamp(),
-        "step": run.step,
-        "seconds": round(seconds, 3),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "versions": versions(),
-        "hardware": hardware(run.device, processes=1),
-        **peak_memory(run.device),
-    }
-    write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
     settings = {
         "images": len(heldout.images),
         "resolution": run.recipe.data.resolution,
         "reference": "the full decoder's images of posterior means",
         "autoencoder": run.autoencoder.fingerprint(),
     }
-    metrics = {"settings": settings, "results": results, "provenance": {"run": str(folder), **about}}
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    record_finished(folder, run.recipe.name, run.step, seconds, model, settings, results)
     publish(model.half() if run.recipe.training.save_precision == "float16" else model, folder / "autoencoder")
-    say(f"{folder / 'autoencoder'}: {about['parameters']:,} parameters, {results['psnr']:.2f} dB to the full decoder")
+    say(
+        f"{folder / 'autoencoder'}: {parameter_count(model):,} parameters, {results['psnr']:.2f} dB to the full decoder"
+    )
