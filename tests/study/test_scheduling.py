@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -109,12 +109,15 @@ def test_stopping_a_study_saves_what_its_processes_train(studies: StudyFolder, t
         deadline = time.monotonic() + 120
         while not (run / "metrics.jsonl").is_file() and time.monotonic() < deadline:
             time.sleep(0.1)
-        _thread.interrupt_main()
+        if (run / "metrics.jsonl").is_file():
+            os.kill(os.getpid(), signal.SIGTERM)  # unlike SIGINT never ignored in the background
 
+    handler = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=interrupt).start()
     job = Job("run", recipe, run, tmp_path / "lock")
     with pytest.raises(KeyboardInterrupt):
         run_in_processes([job], processor_slots(1), tmp_path / "logs", Console(quiet=True))
+    assert signal.getsignal(signal.SIGTERM) == handler
     information = json.loads((run / "run.json").read_text())
     assert (information["status"], information["ended_by"]) == ("interrupted", "SIGTERM")
     step = information["step"]

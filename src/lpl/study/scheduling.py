@@ -5,15 +5,18 @@ A job that fails takes with it those that depend on it; all others go on, and th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from rich.console import Console
@@ -96,27 +99,47 @@ def run_in_processes(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path, c
         console: where to say what begins and ends.
 
     Raises:
-        KeyboardInterrupt: someone asked it to stop; the processes were told to save and have ended.
+        KeyboardInterrupt: someone asked it to stop, by Ctrl-C or SIGTERM; the processes were told to save and ended.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outcome, failed = Outcome(), set[Path]()
     waiting = [job for job in jobs if not job.done]
     clock = _Remaining(len(waiting), len(slots))
     free, running = list(slots), dict[Slot, _Process]()
-    try:
-        while waiting or running:
-            for job in [job for job in waiting if _blocked(job, failed)]:
-                waiting.remove(job)
-                _fail(job, str(_blocked(job, failed)), outcome, failed, console)
-            _start_ready(waiting, free, running, folder, console)
-            _collect(free, running, outcome, failed, clock, console)
-            if running:
-                time.sleep(POLL)
-    except BaseException:
-        for process in running.values():
-            process.stop()
-        raise
+    with _interrupted_by_termination():
+        try:
+            while waiting or running:
+                for job in [job for job in waiting if _blocked(job, failed)]:
+                    waiting.remove(job)
+                    _fail(job, str(_blocked(job, failed)), outcome, failed, console)
+                _start_ready(waiting, free, running, folder, console)
+                _collect(free, running, outcome, failed, clock, console)
+                if running:
+                    time.sleep(POLL)
+        except BaseException:
+            for process in running.values():
+                process.ask_to_stop()
+            for process in running.values():
+                process.wait()
+            raise
     return outcome
+
+
+@contextlib.contextmanager
+def _interrupted_by_termination() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, so that it ends the processes too rather than this one alone."""
+    if threading.current_thread() is not threading.main_thread():  # where signals can't be handled
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class Blocked(RuntimeError):
@@ -153,10 +176,13 @@ class _Process:
             stderr=self.log,
         )
 
-    def stop(self) -> None:
-        """Asks it to save and end, and waits for that."""
+    def ask_to_stop(self) -> None:
+        """Asks it to save and end."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Waits until it has ended."""
         self.process.wait()
         self.close()
 
