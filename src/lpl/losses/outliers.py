@@ -167,17 +167,17 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
     doubtful = margin * 1e-3 < 4 * torch.finfo(margin.dtype).eps * extreme
     around = CONFIRMED * variance.sqrt()
     bounds = (mean - around).to(features.dtype), (mean + around).to(features.dtype)
-    near_top, near_bottom, above, below = count_where(
-        features,
+    near = (
         (torch.ge, _rounded_up(highest - less, features.dtype)),
         (torch.le, -_rounded_up(-lowest - less, features.dtype)),
-        (torch.ge, bounds[1]),
-        (torch.le, bounds[0]),
     )
+    confirming = ((torch.ge, bounds[1]), (torch.le, bounds[0])) if closing > 1 else ()
+    near_top, near_bottom, *numbers = count_where(features, *near, *confirming)
     varies = highest != lowest  # a constant map has no outlier
     top = varies & (doubtful | (near_top <= positions - high_rank))
     bottom = varies & (doubtful | (near_bottom < low_rank))
-    if closing > 1:
+    if confirming:
+        above, below = numbers
         confirmed = (~top | (above > positions - high_rank)) & (~bottom | (below >= low_rank))
         survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
         top, bottom = top & survive, bottom & survive
