@@ -12,6 +12,7 @@ from torch import nn
 from lpl import DDPM, FlowOT, LatentPerceptualLoss
 from lpl.autoencoders import load_autoencoder
 from lpl.config import ObjectiveConfig, PerceptualConfig
+from lpl.losses.distance import SquaredDistance
 from lpl.training.objective import NonFiniteLoss, Objective, TrainingBatch
 from lpl.training.terms import PERCEPTUAL_TERMS, TermValues
 
@@ -119,6 +120,32 @@ def test_gradient_ratio_is_that_of_the_two_gradients_at_the_output(autoencoder):
     perceptual_gradient = denoiser.values.grad - diffusion_gradient
     expected = perceptual_gradient.norm() / diffusion_gradient.norm()
     assert terms["gradient_ratio"].item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_measuring_the_gradient_ratio_changes_neither_loss_nor_gradient(autoencoder, micro_batch):
+    path, config = PATHS["flow"], ObjectiveConfig(perceptual=PerceptualConfig(weight=2.5, micro_batch=micro_batch))
+    losses, gradients = [], []
+    for measured in (False, True):
+        batch, denoiser = _case(path)
+        loss, _ = Objective(path, autoencoder, config)(denoiser, batch, gradient_ratio=measured)
+        (loss / 4).backward()
+        losses.append(loss.item())
+        gradients.append(denoiser.values.grad)
+    assert losses[0] == losses[1]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-9)
+
+
+def test_measuring_the_gradient_ratio_goes_through_the_decoder_once(autoencoder, monkeypatch):
+    path, config = PATHS["flow"], ObjectiveConfig(perceptual=PerceptualConfig(weight=2.5))
+    batch, denoiser = _case(path)
+    calls = []
+    backward = SquaredDistance.backward
+    monkeypatch.setattr(SquaredDistance, "backward", lambda *given: calls.append(1) or backward(*given))
+    objective = Objective(path, autoencoder, config)
+    loss, _ = objective(denoiser, batch, gradient_ratio=True)
+    loss.backward()
+    assert len(calls) == len(objective.term.term.loss.features.blocks)
 
 
 def test_matched_weight_scales_the_variance_over_samples_and_processes(autoencoder):

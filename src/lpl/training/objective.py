@@ -15,6 +15,7 @@ from ..autoencoders import Autoencoder
 from ..config import ObjectiveConfig
 from ..diffusion.guidance import Denoiser
 from ..diffusion.paths import DDPM, DiffusionPath
+from ..losses.streaming import HandedBack, gradient_of
 from ..losses.timesteps import Prediction, gated_weights, min_snr_weights
 from .terms import LatentPrediction, TermParts, Terms, TrainingBatch
 from .weighting import NonFiniteLoss, WeightedTerm
@@ -76,8 +77,8 @@ class Objective:
         Args:
             denoiser: called as `denoiser(latents, conditioning, labels)`.
             batch: what to train on.
-            gradient_ratio: also measure ‖∇ w·L_perceptual‖ / ‖∇ weighting·L_diff‖ at the denoiser's output, which takes
-                one more gradient of each term down to there.
+            gradient_ratio: also measure ‖∇ w·L_perceptual‖ / ‖∇ weighting·L_diff‖ at the denoiser's output. The
+                perceptual term's gradient is then taken here, once, and handed back in the loss's backward pass.
 
         Returns:
             The scalar to minimise, and the terms by their names in the metrics, detached: "loss", "loss/diffusion"
@@ -107,10 +108,10 @@ class Objective:
             if self.term is not None:
                 values = self.term(prediction, errors)
                 weighted = self.weight * values.loss
-                loss = diffusion + weighted
                 terms |= {"loss/perceptual": values.loss.detach(), **values.details, "perceptual_weight": self.weight}
                 if gradient_ratio:
-                    terms["gradient_ratio"] = _gradient_ratio(weighted, diffusion, output)
+                    weighted, terms["gradient_ratio"] = _with_gradient_ratio(weighted, diffusion, output)
+                loss = diffusion + weighted
         return loss, {"loss": loss.detach(), **terms}
 
     def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
@@ -156,9 +157,14 @@ def prediction_of(path: DiffusionPath) -> Prediction:
     return path.prediction_type if isinstance(path, DDPM) else "velocity"
 
 
-def _gradient_ratio(perceptual: Tensor, diffusion: Tensor, output: Tensor) -> Tensor:
-    """‖∂ perceptual/∂ output‖ / ‖∂ diffusion/∂ output‖, a detached scalar; 0 where the perceptual term has no graph."""
+def _with_gradient_ratio(perceptual: Tensor, diffusion: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """The perceptual term with its gradient at the output taken already, and ‖that gradient‖ / ‖∂ diffusion/∂ output‖.
+
+    Both are scalars, the ratio detached; it is 0 where the perceptual term has no graph.
+    """
     if not perceptual.requires_grad:
-        return torch.zeros_like(perceptual)
-    above, below = (torch.autograd.grad(loss, output, retain_graph=True)[0].norm() for loss in (perceptual, diffusion))
-    return above / below.clamp_min(torch.finfo(below.dtype).tiny)
+        return perceptual, torch.zeros_like(perceptual)
+    gradient = gradient_of(perceptual, output, torch.float16)  # whatever type the term is computed in
+    (below,) = torch.autograd.grad(diffusion, output, retain_graph=True)
+    ratio = gradient.norm() / below.norm().clamp_min(torch.finfo(below.dtype).tiny)
+    return HandedBack.apply(output, perceptual.detach(), gradient), ratio
