@@ -54,6 +54,24 @@ def test_average_begins_from_the_weights_of_the_start_step():
     torch.testing.assert_close(ema.state_dict()["weight"], torch.full((3,), 30.0 + 11.0 * (1 - 2 / 11)))
 
 
+def test_every_third_step_with_the_decays_of_three_is_the_average_of_weights_that_stand_still_in_between():
+    rare, frequent = Tiny(), Tiny()
+    sparse, dense = EMA(rare, decay=0.9, start=2, every=3), EMA(frequent, decay=0.9, start=2)
+    values = [1.0, 2.0, 7.0, 7.0, 7.0, -4.0, -4.0, -4.0, 11.0, 11.0, 11.0]  # steps 3–5, 6–8 and 9–11 are alike
+    _run(sparse, rare, values)
+    _run(dense, frequent, values)
+    torch.testing.assert_close(sparse.state_dict()["weight"], dense.state_dict()["weight"])
+
+
+def test_steps_between_updates_leave_the_average_alone():
+    model = Tiny()
+    ema = EMA(model, decay=0.9, every=3)
+    _run(ema, model, [5.0, 6.0])
+    assert ema.state_dict()["weight"].tolist() == [0.0] * 3
+    with pytest.raises(ValueError, match="every: got 0"):
+        EMA(model, every=0)
+
+
 def test_half_precision_weights_are_averaged_in_float32():
     model = Tiny().to(torch.bfloat16)
     ema = EMA(model, decay=0.999)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -21,6 +22,8 @@ class EMA:
         model: whose parameters are averaged.
         decay: d in [0, 1); 0 keeps a copy of the weights.
         start: step at which the average begins.
+        every: takes in the weights of every so many steps only, each time with the decays of all steps since: next to
+            the same average for less of the memory's time, which a small model's steps wait for.
 
     Example:
         >>> ema = EMA(model, decay=0.999)
@@ -31,14 +34,17 @@ class EMA:
         ...     sample(model)  # with the averaged weights
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999, start: int = 0) -> None:
+    def __init__(self, model: nn.Module, decay: float = 0.999, start: int = 0, every: int = 1) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay: got {decay}, takes a number from 0 to below 1")
         if start < 0:
             raise ValueError(f"start: got {start}, takes a step, 0 or later")
+        if every < 1:
+            raise ValueError(f"every: got {every}, takes a number of steps, 1 or more")
         self.model = model
         self.decay = decay
         self.start = start
+        self.every = every
         self._names = [name for name, _ in model.named_parameters()]
         self._parameters = list(model.parameters())
         self._averages: list[Tensor] = []
@@ -56,14 +62,18 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights that optimiser step `step` (1, 2, …) produced; does nothing before `start`."""
-        if step < self.start:
+        """Takes in the weights that optimiser step `step` (1, 2, …) produced; does nothing before `start`.
+
+        Nor does it between the steps `start`, `start + every` and so on.
+        """
+        if step < self.start or (step - self.start) % self.every != 0:
             return
         if not self._averages:
             self._averages = [parameter.detach().float().clone() for parameter in self._parameters]
             return
         current = [parameter.detach().float() for parameter in self._parameters]  # float32 ones are not copied
-        torch._foreach_lerp_(self._averages, current, 1 - self.decay_at(step))
+        decay = math.prod(self.decay_at(one) for one in range(step - self.every + 1, step + 1))
+        torch._foreach_lerp_(self._averages, current, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[nn.Module]:
