@@ -86,7 +86,7 @@ def from_bytes(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     maps = torch.empty_like(levels, dtype=dtype)
     for samples, channels, rows in pieces(levels):
         roots = levels[samples, channels, rows].to(dtype)
-        maps[samples, channels, rows] = roots.abs().mul_(roots) * scale[samples, channels]
+        torch.mul(roots.abs().mul_(roots), scale[samples, channels], out=maps[samples, channels, rows])
     return maps
 
 
