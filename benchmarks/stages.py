@@ -109,7 +109,8 @@ def profile_training(recipe: Recipe, warmup: int, name: str) -> Profile:
         PERCEPTUAL: [(LatentPerceptualTerm, "__call__")],
         "perceptual, outliers": [(perceptual_module, "find_outliers")],
         "perceptual, distances": [(LatentPerceptualLoss, "_distance")],
-        GRADIENT_RATIO: [(objective_module, "_gradient_ratio")],
+        GRADIENT_RATIO: [(objective_module, "_with_gradient_ratio")],
+        PERCEPTUAL_BACKWARD: [(objective_module, "gradient_of")],  # in steps that measure the ratio
         BACKWARD: [(Accelerator, "backward")],
         "gradient clipping": [(Accelerator, "clip_grad_norm_")],
         "optimiser": [(AcceleratedOptimizer, "step"), (AcceleratedOptimizer, "zero_grad")],

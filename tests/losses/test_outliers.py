@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lpl import outlier_mask
 from lpl.losses import outliers as module
 from lpl.losses.outliers import find_outliers
-from lpl.losses.ranks import threshold_above
+from lpl.losses.ranks import widened_order_statistics
 from references import appendix_listing
 
 
@@ -150,9 +150,9 @@ def test_order_statistics_are_taken_of_suspects_alone(monkeypatch) -> None:
 
     def counted(maps: torch.Tensor, *known) -> torch.Tensor:
         ranked.append(maps.shape[1])
-        return threshold_above(maps, *known)
+        return widened_order_statistics(maps, *known)
 
-    monkeypatch.setattr(module, "threshold_above", counted)
+    monkeypatch.setattr(module, "widened_order_statistics", counted)
     features = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(0))
     assert outlier_mask(features).all()
     assert sum(ranked) <= 13  # of 128 maps of noise a tenth may look like it has some

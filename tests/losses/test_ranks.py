@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from lpl.losses import ranks
-from lpl.losses.moments import extremes, moments
-from lpl.losses.ranks import Statistics, order_of, threshold_above, value_at
+from lpl.losses.ranks import order_of, value_at, widened_order_statistics
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -17,22 +16,17 @@ def some_maps(dtype: torch.dtype, layout: torch.memory_format, size: tuple[int, 
     maps[0, 0] = 0.0
     maps[0, 1] = -0.25
     maps[0, 2] = maps[0, 2].abs()
-    maps[0, 3, 0, 0] = 1e4  # the bracket begins far too wide
+    maps[0, 3, 0, 0] = 1e4
     maps[0, 4] = (maps[0, 4] * 4).round() / 4  # many equal values
     maps[0, 5] = maps[0, 5] * 1e-3 + 100
     return maps.to(dtype).contiguous(memory_format=layout)
 
 
-def statistics_of(maps: torch.Tensor) -> Statistics:
-    mean, variance = moments(maps)
-    lowest, highest = extremes(maps)
-    return Statistics(mean[0], variance[0].sqrt(), lowest[0], highest[0])
-
-
-@pytest.fixture(autouse=True, params=[0, ranks.FEW], ids=["counted", "sorted"])
-def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways, whatever the maps' size."""
-    monkeypatch.setattr(ranks, "FEW", request.param)
+@pytest.fixture(autouse=True, params=["partitioned", "topk"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways, on any device."""
+    if request.param == "topk":
+        monkeypatch.setattr(ranks.torch.compiler, "is_compiling", lambda: True)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -42,24 +36,36 @@ def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_decides_as_sorting_does(dtype, layout, size, power) -> None:
     maps = some_maps(dtype, layout, size, power)
     values = maps.double().numpy().reshape(8, -1)
-    ordered = np.sort(values, axis=-1)
-    for rank in (1, 2, values.shape[1] // 2, int(values.shape[1] * 0.98), values.shape[1]):
+    ordered, count = np.sort(values, axis=-1), values.shape[1]
+    for low, high in (
+        (1, count),
+        (1, 1),
+        (2, 1),
+        (count // 2, count // 2 + 1),
+        (max(count // 50, 1), int(count * 0.98)),
+    ):
         for factor in (0.0, 0.1, 2.0):
             margin = torch.from_numpy(factor * values.std(axis=-1)).to(torch.promote_types(dtype, torch.float32))
-            threshold = threshold_above(maps, rank, margin, statistics_of(maps)).double().numpy()
-            limit = ordered[:, rank - 1].astype(margin.numpy().dtype) + margin.numpy()
-            assert np.array_equal(values > threshold[:, None], values > limit[:, None])
+            below, above = (
+                threshold.double().numpy()[:, None] for threshold in widened_order_statistics(maps, low, high, margin)
+            )
+            lowest = (ordered[:, low - 1].astype(margin.numpy().dtype) - margin.numpy())[:, None]
+            highest = (ordered[:, high - 1].astype(margin.numpy().dtype) + margin.numpy())[:, None]
+            assert np.array_equal(values < below, values < lowest)
+            assert np.array_equal(values > above, values > highest)
 
 
 def test_infinities_are_numbers() -> None:
     maps = torch.tensor([-torch.inf, 3.0, torch.inf, 1.0]).view(1, 1, 2, 2)
-    for rank, expected in ((1, 3), (2, 2), (3, 1), (4, 0)):
-        assert (maps > threshold_above(maps, rank, torch.zeros(1), statistics_of(maps))).sum() == expected
+    for rank, beyond in ((1, (0, 3)), (2, (1, 2)), (3, (2, 1)), (4, (3, 0))):
+        below, above = widened_order_statistics(maps, rank, rank, torch.zeros(1))
+        assert ((maps < below).sum(), (maps > above).sum()) == beyond
 
 
 def test_not_a_number_comes_back() -> None:
     maps = torch.tensor([0.0, torch.nan, 2.0, 1.0]).view(1, 1, 2, 2)
-    assert torch.isnan(threshold_above(maps, 2, torch.zeros(1), statistics_of(maps))).all()
+    for threshold in widened_order_statistics(maps, 2, 3, maps.std().view(1)):
+        assert torch.isnan(threshold).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

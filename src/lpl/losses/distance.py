@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..autoencoders.lean.storage import lengthened, shortened
-from .maps import pieces
+from ..autoencoders.lean.storage import lengthened, room_for, shorten_into
+from .maps import WHOLE, pieces
 from .moments import extremes, sum_of_squares, wide_type
 from .outliers import Outliers
 
@@ -37,13 +37,22 @@ class SquaredDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, target: Tensor, outliers: Outliers | None) -> Tensor:
         """See `squared_distance`."""
-        difference = prediction - target
-        if outliers is not None:
-            outliers.clear(difference)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(*(in_bytes(difference) if difference.itemsize == 2 else shortened(difference)))
-        ctx.dtype = difference.dtype
-        return sum_of_squares(difference)
+        keep, shorten = ctx.needs_input_grad[0], prediction.dtype == torch.float32
+        squares = prediction.new_zeros(prediction.shape[:2], dtype=wide_type(prediction.dtype))
+        kept = room_for(prediction) if keep and shorten else ()
+        # Where 24 bits of the difference are kept, the whole of it need not be held.
+        for piece in pieces(prediction) if shorten else [WHOLE]:
+            difference = prediction[piece] - target[piece]
+            if outliers is not None:
+                outliers.clear(difference, piece)
+            squares[piece[:2]] += sum_of_squares(difference)
+            if kept:
+                shorten_into(difference, *(room[piece] for room in kept))
+        if keep and not shorten:
+            kept = in_bytes(difference) if difference.itemsize == 2 else (difference,)
+        ctx.save_for_backward(*kept)
+        ctx.dtype = prediction.dtype
+        return squares
 
     @staticmethod
     @once_differentiable
@@ -53,7 +62,8 @@ class SquaredDistance(torch.autograd.Function):
         if ctx.dtype.itemsize == 2:
             levels, step = ctx.saved_tensors
             return from_bytes(levels, scale * step, ctx.dtype), None, None
-        return lengthened(*ctx.saved_tensors).mul(scale), None, None
+        difference = lengthened(*ctx.saved_tensors)
+        return (difference.mul_(scale) if ctx.dtype == torch.float32 else difference * scale), None, None
 
 
 def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:

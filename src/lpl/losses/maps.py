@@ -13,6 +13,8 @@ FEW_VALUES = 1 << 20  # that a cache may hold
 Piece = tuple[slice, slice, slice]
 """Samples, channels and rows: an index into maps, and without the rows into values (B, C)."""
 
+WHOLE: Piece = (slice(None), slice(None), slice(None))
+
 
 def pieces(maps: Tensor) -> list[Piece]:
     """Cuts maps (B, C, H, W) into pieces to work on in turn, so that what is in between stays in the cache.
@@ -25,7 +27,7 @@ def pieces(maps: Tensor) -> list[Piece]:
     size = maps[:1].numel()
     every = slice(None)
     if not maps.is_cpu or torch.compiler.is_compiling():
-        return [(every, every, every)]
+        return [WHOLE]
     if size <= FEW_VALUES:
         return [(part, every, every) for part in _slices(samples, FEW_VALUES // max(size, 1))]
     number = -(-size // FEW_VALUES)
@@ -62,6 +64,17 @@ class MapSelection:
     def __getitem__(self, numbers: Tensor) -> MapSelection:
         """Some of the maps, by their numbers among the K."""
         return MapSelection(self.samples[numbers], self.channels[numbers], self.sample)
+
+    def within(self, piece: Piece) -> tuple[MapSelection, Tensor]:
+        """Those of the maps that a piece holds, as its own samples and channels count them, and their numbers."""
+        inside, starts = torch.ones_like(self.samples, dtype=torch.bool), []
+        for values, part in ((self.samples, piece[0]), (self.channels, piece[1])):
+            starts.append(part.start or 0)
+            if part.start is not None:
+                inside &= (values >= part.start) & (values < part.stop)
+        numbers = torch.nonzero(inside).flatten()
+        sample = None if self.sample is None else self.sample - starts[0]
+        return MapSelection(self.samples[numbers] - starts[0], self.channels[numbers] - starts[1], sample), numbers
 
     def take(self, features: Tensor) -> Tensor:
         """The maps as (1, K, H, W), in the features' layout; a view where they are all of a sample's."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .maps import MapSelection, pieces, select_maps
+from .maps import WHOLE, MapSelection, Piece, pieces, select_maps
 from .moments import count_ones, count_where, extremes, largest, moments
-from .ranks import Statistics, threshold_above
+from .ranks import widened_order_statistics
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
 
@@ -65,10 +65,16 @@ class Outliers:
             mask[part.selection.index] = part.kept[0].bool()
         return mask
 
-    def clear(self, features: Tensor) -> Tensor:
-        """Sets the positions of features (B, C, H, W) that are not kept to zero, in place."""
+    def clear(self, features: Tensor, piece: Piece = WHOLE) -> Tensor:
+        """Sets the positions of features (B, C, H, W), or of a piece of them, that are not kept to zero, in place."""
         for part in self.parts:
-            part.selection.put(features, part.selection.take(features).mul_(part.kept))
+            selection, kept = part.selection, part.kept
+            if piece != WHOLE:
+                selection, numbers = selection.within(piece)
+                if len(numbers) == 0:
+                    continue
+                kept = kept[..., piece[2], :] if len(numbers) == kept.shape[1] else kept[:, numbers, piece[2]]
+            selection.put(features, selection.take(features).mul_(kept))
         return features
 
 
@@ -182,14 +188,9 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
         survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
         top, bottom = top & survive, bottom & survive
     upper, lower = torch.full_like(highest, torch.inf), torch.full_like(lowest, -torch.inf)
-    statistics = Statistics(mean, variance.sqrt(), lowest, highest)
-    for selection in select_maps(features, top):
+    for selection in select_maps(features, top | bottom):
         maps, index = selection.take(features), selection.index
-        upper[index] = threshold_above(maps, high_rank, margin[index], statistics[index])
-    for selection in select_maps(features, bottom):
-        maps, index = -selection.take(features), selection.index
-        low = threshold_above(maps, positions + 1 - low_rank, margin[index], statistics[index].negated())
-        lower[index] = -low
+        lower[index], upper[index] = widened_order_statistics(maps, low_rank, high_rank, margin[index])
     # Written so that maps that hold NaN, which no threshold bounds, count among those that have outliers.
     return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
 

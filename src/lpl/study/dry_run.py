@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.table import Table
@@ -55,10 +56,21 @@ def dry_run_table(study: Study, store: Path | None = None) -> Table:
         table.add_column(heading, overflow="fold")
     if not study.config.train:
         return table
-    rows = {tuple(_row(shelf, training, points, measured.guessed)): None for training in training_order(points)}
-    for row in rows:
-        table.add_row(*row)
+    for training in _each_once(shelf, training_order(points)):
+        table.add_row(*_row(shelf, training, points, measured.guessed))
     return table
+
+
+def _each_once(store: Store, trainings: Iterable[Training | Adopted]) -> list[Training | Adopted]:
+    """Without those that are the same run under another arm's name."""
+    found: dict[object, Training | Adopted] = {}
+    for training in trainings:
+        try:
+            run: object = store.locate(training)
+        except (LplError, FileNotFoundError):  # said in its row
+            run = training
+        found.setdefault(run, training)
+    return list(found.values())
 
 
 def _first_places(points: list[Point]) -> dict[str, tuple[tuple[str, object], ...]]:

@@ -26,12 +26,22 @@ def shortened(values: Tensor) -> tuple[Tensor, ...]:
     """
     if values.dtype != torch.float32:
         return (values,)
-    high, low = (torch.empty_like(values, dtype=dtype) for dtype in (torch.int16, torch.uint8))
+    kept = room_for(values)
+    shorten_into(values, *kept)
+    return kept
+
+
+def room_for(values: Tensor) -> tuple[Tensor, Tensor]:
+    """What `shorten_into` fills for float32 numbers of this shape and layout, at once or part by part."""
+    return torch.empty_like(values, dtype=torch.int16), torch.empty_like(values, dtype=torch.uint8)
+
+
+def shorten_into(values: Tensor, high: Tensor, low: Tensor) -> None:
+    """Writes 24 bits of float32 numbers, 16 and 8, into tensors of their shape."""
     for source, upper, lower in _pieces(values.detach().view(torch.int32), high, low):
         bits = source + (1 << 7)  # half of the last place kept
         lower.copy_(bits >> 8)
         upper.copy_(bits.bitwise_right_shift_(16))
-    return high, low
 
 
 def lengthened(*kept: Tensor) -> Tensor:

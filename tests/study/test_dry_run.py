@@ -1,0 +1,33 @@
+"""What `lpl study --dry-run` says that a study needs."""
+
+from __future__ import annotations
+
+from small_studies import STUDY, StudyFolder
+
+
+def labels(output: str) -> list[str]:
+    """The first column of a table's rows."""
+    return [line.split("│")[1].strip() for line in output.splitlines() if line.startswith("│")]
+
+
+def test_a_run_that_two_arms_share_is_listed_once_and_nothing_is_made(studies: StudyFolder) -> None:
+    velocity = {"throughout": {"diffusion": {"path": "ddpm", "prediction_type": "v_prediction"}}}
+    arms = {"flow": {}, "v": velocity, "v-lpl": {**velocity, **STUDY["arms"]["lpl"]}}
+    result = studies.run(studies.write(arms=arms), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert labels(result.output) == [
+        "small-pretraining",
+        "small-flow",
+        "small-pretraining-v",
+        "small-v",
+        "small-v-lpl",
+    ]
+    assert "to be done" in result.output
+    assert studies.runs() == []
+
+
+def test_an_autoencoder_that_is_missing_is_said_in_every_run_s_row(studies: StudyFolder) -> None:
+    result = studies.run(studies.write(), "--dry-run", f"autoencoder.path={studies.path / 'nowhere'}")
+    assert result.exit_code == 0, result.output
+    assert len(labels(result.output)) == 4
+    assert result.output.count("can't begin here") == 4
