@@ -39,7 +39,7 @@ class SquaredDistance(torch.autograd.Function):
         """See `squared_distance`."""
         keep, shorten = ctx.needs_input_grad[0], prediction.dtype == torch.float32
         squares = prediction.new_zeros(prediction.shape[:2], dtype=wide_type(prediction.dtype))
-        kept = room_for(prediction) if keep and shorten else ()
+        kept: tuple[Tensor, ...] = room_for(prediction) if keep and shorten else ()
         # Where 24 bits of the difference are kept, the whole of it need not be held.
         for piece in pieces(prediction) if shorten else [WHOLE]:
             difference = prediction[piece] - target[piece]

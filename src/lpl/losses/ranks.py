@@ -1,7 +1,7 @@
 """Thresholds from order statistics of feature maps.
 
-On the CPU NumPy partitions integers tens of times faster than PyTorch's `topk` finds the largest floating-point numbers,
-and floating-point numbers are in the order of their bits but for the sign.
+On the CPU NumPy partitions integers tens of times faster than PyTorch's `topk` finds the largest floating-point
+numbers, and floating-point numbers are in the order of their bits but for the sign.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _by_topk(values: Tensor, rank: int) -> Tensor:
 
 
 def order_of(values: Tensor) -> Tensor:
-    """Floating-point numbers → integers of their size such that a larger number has a larger one, neighbours the next."""
+    """Floating-point numbers → integers of their size: a larger number has a larger one, and neighbours differ by 1."""
     bits = values.contiguous().view(_INTEGERS[values.element_size()])
     return _flipped(bits)
 
