@@ -56,6 +56,28 @@ def test_masked_positions_have_no_gradient() -> None:
     assert (gradient[kept] != 0).float().mean() > 0.9  # bytes round small differences to zero
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("few", [512, 3000, 20_000])
+def test_working_piece_by_piece_changes_nothing(
+    dtype: torch.dtype, layout: torch.memory_format, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of some rows or channels of a sample (of 8,192 values), and of several samples."""
+    target = torch.cat([maps(dtype, layout), maps(dtype, layout, seed=2)]).contiguous(memory_format=layout)
+    target[0, 7, 10:14, 10:14], target[3, 2, 4:8, 5:9], target[3, 5, 20:24, 20:24] = 5000, -3000, 4000
+    outliers, found = find_outliers(target), []
+    assert (~outliers.mask()).flatten(2).any(-1).sum() == 3
+    for limit in (1 << 20, few):
+        monkeypatch.setattr("lpl.losses.maps.FEW_VALUES", limit)
+        prediction = (target.flip(0) / 2).requires_grad_()
+        distance = squared_distance(prediction, target, outliers)
+        (gradient,) = torch.autograd.grad(distance.sum(), prediction)
+        assert (gradient[~outliers.mask()] == 0).all()
+        found.append((distance.detach(), gradient))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 8), (torch.float32, 3), (torch.bfloat16, 1)])
 def test_bytes_kept_a_value(dtype: torch.dtype, size: int) -> None:
     prediction, target = maps(dtype, LAYOUTS[0]).requires_grad_(), maps(dtype, LAYOUTS[0], seed=1)
