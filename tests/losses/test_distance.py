@@ -75,7 +75,7 @@ def test_working_piece_by_piece_changes_nothing(
         assert (gradient[~outliers.mask()] == 0).all()
         found.append((distance.detach(), gradient))
     for whole, parts in zip(*found, strict=True):
-        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 8), (torch.float32, 3), (torch.bfloat16, 1)])
