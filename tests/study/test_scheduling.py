@@ -28,14 +28,17 @@ def test_a_job_survives_being_written_down(studies: StudyFolder, tmp_path: Path)
     assert job_from_json(job_to_json(Job("encoding", recipe))) == Job("encoding", recipe)
 
 
-def test_a_gpu_has_one_process_and_processes_share_the_cores() -> None:
+def test_a_gpu_has_one_process_and_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [dict(slot.environment) for slot in device_slots(["0", "3"])] == [
         {"CUDA_VISIBLE_DEVICES": "0"},
         {"CUDA_VISIBLE_DEVICES": "3"},
     ]
-    cores = os.cpu_count() or 1
-    assert {slot.environment["OMP_NUM_THREADS"] for slot in processor_slots(2)} == {str(max(1, cores // 2))}
-    assert len(processor_slots(3)) == 3
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(scheduling, "available_cores", lambda: 6)
+    assert [slot.environment["OMP_NUM_THREADS"] for slot in processor_slots(4)] == ["1"] * 4
+    assert [slot.environment["OMP_NUM_THREADS"] for slot in processor_slots(2)] == ["3"] * 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # asked for
+    assert [slot.environment["OMP_NUM_THREADS"] for slot in processor_slots(1)] == ["2"]
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -60,9 +60,14 @@ def device_slots(devices: Sequence[str]) -> list[Slot]:
 
 
 def processor_slots(count: int) -> list[Slot]:
-    """That many processes, which share the cores."""
-    threads = str(max(1, (os.cpu_count() or 1) // count))
+    """That many processes, which share the cores that this one may use, or as OMP_NUM_THREADS says."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // count))
     return [Slot(f"process {number}", {"OMP_NUM_THREADS": threads}) for number in range(1, count + 1)]
+
+
+def available_cores() -> int:
+    """The cores that this process may run on, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_in_turn(jobs: Sequence[Job], console: Console) -> Outcome:
