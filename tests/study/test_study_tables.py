@@ -138,3 +138,15 @@ def test_a_measure_that_nothing_has_is_named_rather_than_shown(studies: StudyFol
     table = make_table(study, made_up(study, lambda point: {"precision": 0.5}, tmp_path / "runs"), (0,))
     assert [column.name for column in table.columns] == ["precision"]
     assert "Not measured: Fréchet distance; it needs features, set evaluation.extractor." in table.caption
+
+
+def test_a_measure_that_was_left_out_is_named_with_the_reason_that_the_evaluation_noted(
+    studies: StudyFolder, tmp_path: Path
+) -> None:
+    study = load_study(studies.write(show_pretraining=False, columns=["frechet_distance", "precision"]))
+    evidence = made_up(study, lambda point: {"precision": 0.5}, tmp_path / "runs")
+    for entry in evidence:
+        assert entry.measurement is not None
+        entry.measurement["entry"]["notes"] = ["frechet_distance: 250 samples are too few", "precision: is nan"]
+    table = make_table(study, evidence, (0,))
+    assert "Not measured: Fréchet distance; 250 samples are too few." in table.caption

@@ -240,7 +240,7 @@ def _caption(table: StudyTable) -> list[str]:
         lines.append("All seeds begin from one pre-training: the spread leaves its luck out (reseed_pretraining).")
     elif count > 1 and config.pretrained is not None:
         lines.append("All seeds begin from one checkpoint: the spread leaves the luck of pre-training out.")
-    lines += _missing_in_words(table.missing)
+    lines += _missing_in_words(table)
     lines += config.notes
     lines += [f"{label} is missing: {why}" for label, why in table.failures.items()]
     return lines
@@ -272,13 +272,26 @@ def _others_in_words(config: StudyConfig) -> list[str]:
     return [f"Differences to other rows: {'; '.join(others)}."] if others else []
 
 
-def _missing_in_words(columns: Sequence[Column]) -> list[str]:
-    """Which measures no run has, and what it takes."""
+def _missing_in_words(table: StudyTable) -> list[str]:
+    """Which measures no run has, and why, or what it takes."""
     from ..evaluation.measures import MEASURES
 
     featured = {name for measure in MEASURES if measure.on_features for name in measure.labels}
-    needs = "; it needs features, set evaluation.extractor"
-    return [f"Not measured: {column.heading}{needs if column.name in featured else ''}." for column in columns]
+    lines = []
+    for column in table.missing:
+        reasons = _reasons(table, column.name)
+        if not reasons and column.name in featured:
+            reasons = ["it needs features, set evaluation.extractor"]
+        lines.append("; ".join([f"Not measured: {column.heading}", *reasons]) + ".")
+    return lines
+
+
+def _reasons(table: StudyTable, measure: str) -> list[str]:
+    """What the evaluations noted about a measure that they left out, each reason once."""
+    measurements = [entry.measurement for row in table.rows for entry in row.evidence if entry.measurement]
+    notes = [note for measurement in measurements for note in measurement["entry"].get("notes", ())]
+    found = [note.removeprefix(f"{measure}: ") for note in notes if note.startswith(f"{measure}: ")]
+    return list(dict.fromkeys(found))
 
 
 def _choice_in_words(table: StudyTable) -> str:
