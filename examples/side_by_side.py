@@ -1,6 +1,6 @@
 """Pastes samples of the same seeds from several runs below one another: `python examples/side_by_side.py OUT.png RUN…`.
 
-The picture in the README is made this way, from the demo's runs.
+The pictures of samples in the README and in `docs/results.md` are made this way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-COLUMNS, SCALE, GAP, MARGIN = 12, 2, 4, 150
+COLUMNS, SMALLEST, GAP, MARGIN = 12, 128, 4, 150
 
 
 def row(run: Path) -> Image.Image:
@@ -19,7 +19,7 @@ def row(run: Path) -> Image.Image:
     if not paths:
         sys.exit(f"{run}: has no samples; draw them with `lpl sample {run}`")
     images = [Image.open(path) for path in paths]
-    side = images[0].width * SCALE
+    side = max(images[0].width, SMALLEST)
     canvas = Image.new("RGB", (MARGIN + len(images) * (side + GAP), side + GAP), "white")
     ImageDraw.Draw(canvas).text((8, side // 2 - 8), run.name, fill="black", font_size=16)
     for index, image in enumerate(images):
