@@ -1,6 +1,6 @@
 """Thresholds from order statistics of feature maps.
 
-On the CPU NumPy partitions integers tens of times faster than PyTorch's `topk` finds the largest floating-point
+On the CPU NumPy partitions integers many times faster than PyTorch's `topk` finds the largest floating-point
 numbers, and floating-point numbers are in the order of their bits but for the sign.
 """
 
