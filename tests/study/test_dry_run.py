@@ -29,6 +29,16 @@ def test_a_run_that_two_arms_share_is_listed_once_and_nothing_is_made(studies: S
     assert studies.runs() == []
 
 
+def test_a_run_whose_steps_are_to_be_measured_is_listed_although_a_guess_makes_it_another_s_equal(
+    studies: StudyFolder,
+) -> None:
+    arms = {**STUDY["arms"], "l2-equal-time": {"same_time_as": "lpl", "equal_time": "ratio"}}
+    result = studies.run(studies.write(arms=arms), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert labels(result.output) == ["small-pretraining", "small-l2", "small-lpl", "small-l2-equal-time"]
+    assert "to be measured" in result.output
+
+
 def test_an_autoencoder_that_is_missing_is_said_in_every_run_s_row(studies: StudyFolder) -> None:
     result = studies.run(studies.write(), "--dry-run", f"autoencoder.path={studies.path / 'nowhere'}")
     assert result.exit_code == 0, result.output

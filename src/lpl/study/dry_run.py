@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from rich.table import Table
@@ -56,17 +56,19 @@ def dry_run_table(study: Study, store: Path | None = None) -> Table:
         table.add_column(heading, overflow="fold")
     if not study.config.train:
         return table
-    for training in _each_once(shelf, training_order(points)):
+    for training in _each_once(shelf, training_order(points), measured.guessed):
         table.add_row(*_row(shelf, training, points, measured.guessed))
     return table
 
 
-def _each_once(store: Store, trainings: Iterable[Training | Adopted]) -> list[Training | Adopted]:
-    """Without those that are the same run under another arm's name."""
+def _each_once(
+    store: Store, trainings: Iterable[Training | Adopted], guessed: Collection[str]
+) -> list[Training | Adopted]:
+    """Without those that are the same run under another arm's name; until its steps are measured, none is."""
     found: dict[object, Training | Adopted] = {}
     for training in trainings:
         try:
-            run: object = store.locate(training)
+            run: object = training if training.label in guessed else store.locate(training)
         except (LplError, FileNotFoundError):  # said in its row
             run = training
         found.setdefault(run, training)
