@@ -16,11 +16,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lpl.autoencoders import Autoencoder
+from lpl.autoencoders import Autoencoder, DecoderFeatures
 from lpl.config import Recipe, build_recipe
 from lpl.denoisers import PRESETS, ClassConditionalMMDiT, count_parameters
 from lpl.diffusion import make_path
 from lpl.training.ema import EMA
+from lpl.training.flops import denoiser_flops, perceptual_flops
 from lpl.training.objective import Objective, TrainingBatch
 from lpl.training.preparation import make_accelerator, make_optimizer
 from lpl.training.state import TrainingState
@@ -42,11 +43,14 @@ class Arm:
         perceptual: settings of the recipe's section `objective.perceptual`, or None for ℓ2 alone.
         wrap: makes another loss, an estimator, of the exact one.
         estimator: whether it computes less than the exact loss.
+        decoder: a smaller autoencoder of the same latent channels to compare in, by its name in `benchmarks.decoders`;
+            None for the one of the settings.
     """
 
     perceptual: dict[str, Any] | None = None
     wrap: Callable[[nn.Module], nn.Module] | None = None
     estimator: bool = False
+    decoder: str | None = None
 
 
 def _estimator(name: str, **options: Any) -> Callable[[nn.Module], nn.Module]:
@@ -62,14 +66,20 @@ def _estimator(name: str, **options: Any) -> Callable[[nn.Module], nn.Module]:
 
 
 _LPL = {"weight": 0.1, "precision": "bfloat16"}
+_IN_TURN = {**_LPL, "micro_batch": 4}  # enough for a GPU to be busy
 ARMS = {
     L2: Arm(),
-    EXACT: Arm(_LPL),
-    "exact LPL, streaming": Arm({**_LPL, "micro_batch": 1}),
-    "half of the samples": Arm(_LPL, _estimator("GatedSubset", fraction=0.5), estimator=True),
-    "quarter of the samples": Arm(_LPL, _estimator("GatedSubset", fraction=0.25), estimator=True),
-    "window of 16², margin 4": Arm(_LPL, _estimator("RandomWindows", window=16, margin=4), estimator=True),
-    "every 4th step": Arm(_LPL, _estimator("EveryKth", k=4), estimator=True),
+    EXACT: Arm(_IN_TURN),
+    "exact LPL, one sample at a time": Arm({**_LPL, "micro_batch": 1}),
+    "exact LPL, all samples at once": Arm(_LPL),
+    "half of the samples": Arm(_IN_TURN, _estimator("GatedSubset", fraction=0.5), estimator=True),
+    "quarter of the samples": Arm(_IN_TURN, _estimator("GatedSubset", fraction=0.25), estimator=True),
+    "window of 16², margin 4": Arm(
+        {**_LPL, "micro_batch": 16}, _estimator("RandomWindows", window=16, margin=4), estimator=True
+    ),
+    "every 4th step": Arm(_IN_TURN, _estimator("EveryKth", k=4), estimator=True),
+    "every 8th step": Arm(_IN_TURN, _estimator("EveryKth", k=8), estimator=True),
+    "decoder of TAESD's shape": Arm({**_LPL, "micro_batch": 8}, estimator=True, decoder="taesd"),
 }
 
 
@@ -141,7 +151,7 @@ class Bench:
     def compile(self) -> None:
         """Compiles the denoiser as the trainer does; when the batch is known, for another one compiles it again."""
         if self.settings.compiled:
-            self.denoiser.compile()
+            self.denoiser.compile_blocks()
 
     def peak_bytes(self, name: str, batch: int) -> int | None:
         """The most memory in use while an arm trains, alone on the device; None where it runs out."""
@@ -203,13 +213,26 @@ class Bench:
 
     def _objective(self, arm: Arm, recipe: Recipe) -> Objective:
         """With a decoder of its own, which goes when the arm does."""
-        codec = None if arm.perceptual is None else Autoencoder(copy.deepcopy(self.autoencoder)).to(self.device)
+        codec = None if arm.perceptual is None else Autoencoder(self._decoder(arm)).to(self.device)
         objective = Objective(make_path(recipe.diffusion), codec, recipe.objective)
         if arm.wrap is not None:
             assert objective.term is not None
             term: Any = objective.term.term
             term.loss = arm.wrap(term.loss)
         return objective
+
+    def _decoder(self, arm: Arm) -> nn.Module:
+        if arm.decoder is None:
+            return copy.deepcopy(self.autoencoder)
+        return make_autoencoder(arm.decoder, self.settings.seed).bfloat16()
+
+    def operations(self, name: str) -> tuple[int, int]:
+        """Floating-point operations of a sample: the denoiser's, and those of an exact loss for one that passes."""
+        arm, recipe = ARMS[name], self.settings.recipe(1)
+        if arm.perceptual is None:
+            return denoiser_flops(recipe, self.latent_shape), 0
+        features = DecoderFeatures(copy.deepcopy(self.autoencoder))
+        return denoiser_flops(recipe, self.latent_shape), perceptual_flops(features, self.latent_shape)
 
     def _batches(self, recipe: Recipe, batch: int) -> list[TrainingBatch]:
         """Random latents, on the CPU as the trainer's are, ready to be copied."""

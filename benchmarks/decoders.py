@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.utils import logging
 from torch import nn
 
@@ -67,6 +67,13 @@ def flux() -> nn.Module:
 def taef2() -> nn.Module:
     """The tiny autoencoder of FLUX.2's latents: convolutions and ReLUs, 64 channels throughout."""
     return TAEF2()
+
+
+@decoder("taesd")
+def taesd() -> nn.Module:
+    """The tiny autoencoder of Stable Diffusion's and SDXL's latents: convolutions and ReLUs, 64 channels throughout."""
+    model: Any = AutoencoderTiny(latent_channels=4)
+    return model
 
 
 @decoder("tiny")

@@ -132,7 +132,14 @@ def _measured_at(bench: Bench, names: list[str], batch: int, steps: int, repeats
         }
         for name in peaks
     ]
-    about = {"batch": batch, "steps": steps, "repeats": repeats, "parameters": bench.parameters}
+    denoiser, perceptual = bench.operations(EXACT)
+    about = {
+        "batch": batch,
+        "steps": steps,
+        "repeats": repeats,
+        "parameters": bench.parameters,
+        "operations": {"denoiser": denoiser, "perceptual": perceptual},
+    }
     return {**about, "arms": arms, "failed": failed}
 
 
@@ -195,6 +202,7 @@ def _table(result: dict[str, Any], settings: Settings, hardware: str) -> Table:
         )
     notes = [
         f"Batch {result['batch']}, {result['repeats']} rounds of {result['steps']} steps; medians (smallest–largest).",
+        _bound(result),
         "Passed: samples that passed the gate. Paper and target: throughput and peak memory over ℓ2's.",
         *(f"Not measured: {name}: {reason}" for name, reason in result["failed"].items()),
         hardware,
@@ -203,6 +211,19 @@ def _table(result: dict[str, Any], settings: Settings, hardware: str) -> Table:
         "arm", "images/s", "throughput / ℓ2", "peak, GiB", "memory / ℓ2", "passed", "paper", "target", "reached",
     )  # fmt: skip
     return Table(f"Training with the latent perceptual loss: {settings}", columns, rows, notes)
+
+
+def _bound(result: dict[str, Any]) -> str:
+    """What the operations alone would allow."""
+    denoiser, perceptual = (result["operations"][name] for name in ("denoiser", "perceptual"))
+    passed = next((arm["passed"] for arm in result["arms"] if arm["arm"] == EXACT), None)
+    counted = f"{denoiser / 1e12:.3g} TFLOP a sample in the denoiser, {perceptual / 1e12:.3g} in exact LPL if it passes"
+    if passed is None:
+        return f"Operations: {counted}."
+    allowed = denoiser / (denoiser + passed * perceptual)
+    return (
+        f"Operations: {counted}; at the same operations a second exact LPL would have {allowed:.2f} of ℓ2's throughput."
+    )
 
 
 def _best_estimator(result: dict[str, Any]) -> dict[str, Any] | None:

@@ -73,6 +73,7 @@ class DecoderFeatures(nn.Module):
             lay_channels_last(self.decoder.to(dtype or torch.float32))
         if lean:
             make_lean(self.decoder)
+        self.scaling.to(self.device)  # the caller's autoencoder may be on a GPU already
         self.eval()
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..autoencoders.lean.storage import lengthened, room_for, shorten_into
+from ..kernels import fused
 from .maps import WHOLE, pieces
 from .moments import extremes, sum_of_squares, wide_type
 from .outliers import Outliers
@@ -38,8 +39,14 @@ class SquaredDistance(torch.autograd.Function):
     def forward(ctx: Any, prediction: Tensor, target: Tensor, outliers: Outliers | None) -> Tensor:
         """See `squared_distance`."""
         keep, shorten = ctx.needs_input_grad[0], prediction.dtype == torch.float32
+        kept: tuple[Tensor, ...]
+        ctx.dtype = prediction.dtype
+        if prediction.itemsize == 2 and fused(prediction, target):
+            squares, kept = _in_two_passes(prediction, target, outliers, keep)
+            ctx.save_for_backward(*kept)
+            return squares
         squares = prediction.new_zeros(prediction.shape[:2], dtype=wide_type(prediction.dtype))
-        kept: tuple[Tensor, ...] = room_for(prediction) if keep and shorten else ()
+        kept = room_for(prediction) if keep and shorten else ()
         # Where 24 bits of the difference are kept, the whole of it need not be held.
         for piece in pieces(prediction) if shorten else [WHOLE]:
             difference = prediction[piece] - target[piece]
@@ -51,7 +58,6 @@ class SquaredDistance(torch.autograd.Function):
         if keep and not shorten:
             kept = in_bytes(difference) if difference.itemsize == 2 else (difference,)
         ctx.save_for_backward(*kept)
-        ctx.dtype = prediction.dtype
         return squares
 
     @staticmethod
@@ -64,6 +70,35 @@ class SquaredDistance(torch.autograd.Function):
             return from_bytes(levels, scale * step, ctx.dtype), None, None
         difference = lengthened(*ctx.saved_tensors)
         return (difference.mul_(scale) if ctx.dtype == torch.float32 else difference * scale), None, None
+
+
+def _in_two_passes(
+    prediction: Tensor, target: Tensor, outliers: Outliers | None, keep: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Σ (ρ ⊙ d)² of each map, and with `keep` d in bytes and their step, with the kernels of `lpl.kernels`.
+
+    They know no masks: the few maps that have an outlier are computed once more.
+    """
+    from ..kernels.distance import difference_levels, difference_sums
+
+    squares, largest = difference_sums(prediction, target)
+    for part in () if outliers is None else outliers.parts:
+        selection = part.selection
+        difference = (selection.take(prediction).float() - selection.take(target)).mul_(part.kept)
+        squares[selection.index] = difference.square().sum(dim=(-2, -1))[0]
+        largest[selection.index] = difference.abs().amax(dim=(-2, -1))[0]
+    if not keep:
+        return squares, ()
+    factor = _levels_factor(largest)
+    levels = difference_levels(prediction, target, factor)
+    if outliers is not None:
+        outliers.clear(levels)
+    return squares, (levels, factor.reciprocal()[..., None, None])
+
+
+def _levels_factor(largest: Tensor) -> Tensor:
+    """1/s of maps whose largest magnitudes these are."""
+    return LEVELS**2 / largest.clamp_min(torch.finfo(largest.dtype).tiny ** 0.5)
 
 
 def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +116,7 @@ def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
     wide = wide_type(maps.dtype)
     lowest, highest = extremes(maps)
     largest = torch.maximum(highest, -lowest)[..., None, None].to(wide)
-    factor = (LEVELS**2 / largest.clamp_min(torch.finfo(wide).tiny ** 0.5)).to(_factor_type(maps.dtype))
+    factor = _levels_factor(largest).to(_factor_type(maps.dtype))
     levels = torch.empty_like(maps, dtype=torch.int8)
     for samples, channels, rows in pieces(maps):
         part = maps[samples, channels, rows]
@@ -92,6 +127,10 @@ def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def from_bytes(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """q·|q|·s for levels q, int8 (B, C, H, W), and s, (B, C, 1, 1): of type `dtype`, in the layout of the levels."""
+    if fused(levels):
+        from ..kernels.distance import from_levels
+
+        return from_levels(levels, scale[..., 0, 0].float(), dtype)
     scale = scale.to(_factor_type(dtype))
     maps = torch.empty_like(levels, dtype=dtype)
     for samples, channels, rows in pieces(levels):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ..kernels import fused
 from .maps import pieces
 
 EXACT = 256  # integers up to this are exact in every floating-point type, bfloat16 among them
@@ -32,6 +33,10 @@ def moments(maps: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Mean and variance, each (B, C) in float32 at least; the variance divides by the number of positions.
     """
+    if fused(maps):
+        from ..kernels.statistics import map_moments
+
+        return map_moments(maps)
     if not _has_kernel(maps):
         variance, mean = torch.var_mean(maps.to(wide_type(maps.dtype)), dim=(-2, -1), correction=0)
         return mean, variance
@@ -39,6 +44,17 @@ def moments(maps: Tensor) -> tuple[Tensor, Tensor]:
         return _contiguous_moments(maps)
     pairs = [_strip_moments(sample) for sample in maps.split(1)]
     return torch.cat([mean for mean, _ in pairs]), torch.cat([variance for _, variance in pairs])
+
+
+@torch.no_grad()
+def moments_and_extremes(maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, smallest and largest value of each map: as `moments` and `extremes` give them."""
+    if fused(maps):
+        from ..kernels.statistics import map_statistics
+
+        statistics = map_statistics(maps)
+        return statistics.mean, statistics.variance, statistics.lowest, statistics.highest
+    return *moments(maps), *extremes(maps)
 
 
 @torch.no_grad()
@@ -56,11 +72,16 @@ def count_where(maps: Tensor, *conditions: tuple[Callable[..., Tensor], Tensor])
 
     Args:
         maps: (B, C, H, W).
-        conditions: T pairs of torch.ge, torch.le or the like and a threshold (B, C) of the maps' dtype.
+        conditions: T pairs of torch.ge or torch.le and a threshold (B, C) of the maps' dtype.
 
     Returns:
         (T, B, C), int64.
     """
+    if fused(maps):
+        from ..kernels.statistics import count_beyond
+
+        thresholds = torch.stack([threshold for _, threshold in conditions])
+        return count_beyond(maps, thresholds, tuple(compare is torch.ge for compare, _ in conditions))
     counts = torch.zeros(len(conditions), *maps.shape[:2], dtype=torch.int64, device=maps.device)
     for samples, channels, rows in pieces(maps):
         part = maps[samples, channels, rows]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..kernels import fused
 from .maps import WHOLE, MapSelection, Piece, pieces, select_maps
-from .moments import count_ones, count_where, extremes, largest, moments
+from .moments import count_ones, count_where, largest, moments_and_extremes
 from .ranks import widened_order_statistics
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
@@ -74,7 +75,7 @@ class Outliers:
                 if len(numbers) == 0:
                     continue
                 kept = kept[..., piece[2], :] if len(numbers) == kept.shape[1] else kept[:, numbers, piece[2]]
-            selection.put(features, selection.take(features).mul_(kept))
+            selection.put(features, selection.take(features).mul_(kept.to(features.dtype)))
         return features
 
 
@@ -164,8 +165,7 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
     """
     positions = features.shape[-2] * features.shape[-1]
     low_rank, high_rank = _ranks(positions, quantile)
-    lowest, highest = extremes(features)
-    mean, variance = moments(features)
+    mean, variance, lowest, highest = moments_and_extremes(features)
     margin = offset * (variance * (positions / max(positions - 1, 1))).sqrt()
     # A little less than the margin, lest rounding hide an outlier; where rounding may decide, a map is suspect.
     less = (1 - 1e-3) * margin
@@ -222,6 +222,10 @@ def _survivors(
     (low, high), beyond = bounds, margin * (1 - 1e-3)
     above = torch.where(top, _rounded_down(high + beyond, features.dtype), torch.inf)
     below = torch.where(bottom, -_rounded_down(beyond - low, features.dtype), -torch.inf)
+    if fused(features):
+        from ..kernels.statistics import window_beyond
+
+        return (~confirmed | window_beyond(features, below, above, closing)) & (top | bottom)
     survive = ~confirmed
     for rows in _rows_in_every_window(features, closing):
         survive |= _left(rows, above, below, closing, (-1,))

@@ -83,7 +83,7 @@ def prepare(
     cache = _encode(recipe, accelerator, codec)
 
     if training.compile:
-        denoiser.compile()
+        denoiser.compile_blocks()
     batches = _batches(recipe, accelerator, cache, denoiser)
     facts = {
         "classes": cache.classes,

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...kernels import fused
 from .activation import GatedSiLU
+from .attention import attention, materializes
 from .modules import Lean, LeanConvolution, frozen, observed, plain_type, run_sequence
 from .normalization import ACTIVATIONS, group_norm_activation
 
@@ -54,8 +56,12 @@ class LeanResnetBlock(Lean):
         if temb is not None or arguments or named or self.training or not _unwatched(self):
             return super().forward(input_tensor, temb, *arguments, **named)
         activation = ACTIVATIONS[plain_type(self.nonlinearity)]
-        hidden = self.conv1(group_norm_activation(input_tensor, self.norm1, activation))
-        hidden = group_norm_activation(hidden, self.norm2, activation)
+        hidden = group_norm_activation(input_tensor, self.norm1, activation)
+        if fused(hidden) and isinstance(self.conv1, LeanConvolution):  # the next kernel adds the bias as it reads
+            hidden = self.conv1.fused(hidden, biased=False)
+            hidden = group_norm_activation(hidden, self.norm2, activation, shift=self.conv1.bias)
+        else:
+            hidden = group_norm_activation(self.conv1(hidden), self.norm2, activation)
         skip = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
         output = self.conv2.fused(hidden, residual=skip)
         scale = getattr(self, "output_scale_factor", 1.0)
@@ -110,6 +116,52 @@ class LeanUpsample2D(Lean):
         if output_size is not None or arguments or named or observed(self.conv) or not self.conv.folds_upsampling:
             return super().forward(hidden_states, output_size, *arguments, **named)
         return self.conv.upsampled(hidden_states)
+
+
+class LeanAttention(Lean):
+    """diffusers' Attention of a map with itself: heads too wide for a GPU's fast kernels are computed by products.
+
+    Stable Diffusion's decoders have one head of 512 channels.
+    """
+
+    group_norm: nn.Module
+    to_q: nn.Module
+    to_k: nn.Module
+    to_v: nn.Module
+    to_out: nn.ModuleList
+    heads: int
+    scale: float
+    rescale_output_factor: float
+
+    @classmethod
+    def accepts(cls, module: Any) -> bool:
+        """One map, normalised in groups, added to itself; nothing else."""
+        processor = type(module.processor).__name__
+        extras = ("spatial_norm", "norm_q", "norm_k", "norm_cross", "add_k_proj", "add_q_proj")
+        plain = all(getattr(module, name, None) is None for name in extras)
+        return (
+            plain
+            and processor == "AttnProcessor2_0"
+            and isinstance(module.group_norm, nn.GroupNorm)
+            and module.residual_connection
+            and module.to_out is not None
+        )
+
+    def forward(self, hidden_states: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
+        extras = any(value is not None for value in (*arguments, *named.values()))
+        width = hidden_states.shape[1] // self.heads
+        if extras or hidden_states.ndim != 4 or self.training or not materializes(hidden_states, width):
+            return super().forward(hidden_states, *arguments, **named)
+        samples, size = hidden_states.shape[0], hidden_states.shape[2:]
+        tokens = self.group_norm(hidden_states.flatten(2)).movedim(1, -1)
+        query, key, value = (
+            projection(tokens).unflatten(-1, (self.heads, -1)).movedim(2, 1).flatten(0, 1)
+            for projection in (self.to_q, self.to_k, self.to_v)
+        )
+        mixed = attention(query, key, value, self.scale).unflatten(0, (samples, self.heads)).movedim(1, 2).flatten(2)
+        output = self.to_out[0](mixed).unflatten(1, size).movedim(-1, 1)
+        return (output + hidden_states) / self.rescale_output_factor
 
 
 class LeanGatedConvolution(Lean):

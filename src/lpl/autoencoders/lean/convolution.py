@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...kernels import fused
 from .activation import pass_where, positive_mask
 from .layout import memory_format
 
@@ -54,9 +55,7 @@ class FrozenConvolution(torch.autograd.Function):
         """Computes in `dtype`, if one is given, and otherwise in the dtype that input and weight share."""
         cast_weight = weight if dtype is None else weight.to(dtype)
         cast_bias = bias if dtype is None or bias is None else bias.to(dtype)
-        output = torch.convolution(input, cast_weight, cast_bias, *geometry)
-        if residual is not None:
-            output.add_(residual)
+        output = _convolution(input, cast_weight, cast_bias, residual, geometry)
         if relu:
             output.relu_()
         positive = positive_mask(output) if relu and any(ctx.needs_input_grad) else None
@@ -76,6 +75,22 @@ class FrozenConvolution(torch.autograd.Function):
         return grad_input, None, None, grad_residual, None, None, None
 
 
+def _convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """conv(x, w) + b + r."""
+    if fused(input) and (residual is None or fused(residual)):
+        output = torch.convolution(input, weight, None, *geometry)
+        if fused(output):
+            from ...kernels.addition import add_
+
+            return add_(output, bias, residual)
+        output.add_(bias.view(-1, *[1] * (output.ndim - 2)) if bias is not None else 0)
+    else:
+        output = torch.convolution(input, weight, bias, *geometry)
+    return output if residual is None else output.add_(residual)
+
+
 def _input_gradient(ctx: Any, grad: Tensor, weight: Tensor) -> Tensor:
     input = _stand_in(ctx.input_shape, grad, weight)
     backward = torch.ops.aten.convolution_backward
@@ -84,7 +99,7 @@ def _input_gradient(ctx: Any, grad: Tensor, weight: Tensor) -> Tensor:
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:
     device = input.device.type
-    if not torch.amp.is_autocast_available(device):  # as on "meta", where operations are counted without computing
+    if device == "meta":  # where operations are counted without computing; it knows no autocast
         return None
     if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
         return torch.get_autocast_dtype(device)

@@ -87,10 +87,10 @@ class LeanConvolution(Lean):
             return super().forward(input, *arguments, **named)
         return self.fused(input)
 
-    def fused(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        """The convolution, then optionally `+ residual`, then optionally ReLU."""
+    def fused(self, input: Tensor, residual: Tensor | None = None, relu: bool = False, biased: bool = True) -> Tensor:
+        """The convolution, with or without its bias, then optionally `+ residual`, then optionally ReLU."""
         geometry = Geometry(self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups)
-        return frozen_convolution(input, self.weight, self.bias, geometry, residual, relu)
+        return frozen_convolution(input, self.weight, self.bias if biased else None, geometry, residual, relu)
 
     @property
     def folds_upsampling(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ...kernels import fused
 from .layout import dense, memory_format
 from .storage import lengthened, shortened
 
@@ -18,8 +19,12 @@ _INPUT_ONLY = (True, False, False)
 
 
 class Activation(NamedTuple):
-    """An elementwise function: applied in place, and its gradient from (grad, input), which may overwrite the input."""
+    """An elementwise function: applied in place, and its gradient from (grad, input), which may overwrite the input.
 
+    Its name is what `lpl.kernels.group_norm` calls it.
+    """
+
+    name: str
     apply_: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor], Tensor]
 
@@ -35,8 +40,8 @@ def _relu_backward(grad: Tensor, input: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.SiLU: Activation(_aten.silu_, _silu_backward),
-    nn.ReLU: Activation(torch.relu_, _relu_backward),
+    nn.SiLU: Activation("silu", _aten.silu_, _silu_backward),
+    nn.ReLU: Activation("relu", torch.relu_, _relu_backward),
 }
 
 
@@ -71,22 +76,66 @@ class GroupNormActivation(torch.autograd.Function):
         return grad_input, None, None, None, None, None
 
 
-def group_norm_activation(input: Tensor, norm: nn.GroupNorm, activation: Activation) -> Tensor:
-    """`activation(norm(input))` for a frozen norm, keeping only the input and one mean and deviation per group.
+class FusedGroupNormActivation(torch.autograd.Function):
+    """y = f(γ (x + s − μ) / √(v + ε) + β) by the kernels of `lpl.kernels`; keeps what `GroupNormActivation` keeps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        shift: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        activation: str,
+    ) -> Tensor:
+        """Takes channels-last maps, and s, γ, β of shape (C,)."""
+        from ...kernels.group_norm import forward
+
+        output, statistics = forward(input, shift, weight, bias, groups, eps, activation)
+        ctx.save_for_backward(shift, weight, bias, *statistics, *shortened(input))
+        ctx.activation = activation
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The input's gradient."""
+        from ...kernels.group_norm import Statistics, backward
+
+        shift, weight, bias, mean, rstd, *kept = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        statistics = Statistics(mean, rstd)
+        grad_input = backward(grad, lengthened(*kept), shift, weight, bias, statistics, ctx.activation)
+        return grad_input, None, None, None, None, None, None
+
+
+def group_norm_activation(
+    input: Tensor, norm: nn.GroupNorm, activation: Activation, shift: Tensor | None = None
+) -> Tensor:
+    """`activation(norm(input + shift))` for a frozen norm, keeping only the input and a mean and deviation per group.
 
     Args:
         input: (B, C, …), floating point.
         norm: group normalisation with or without γ and β.
         activation: one of `ACTIVATIONS`.
+        shift: (C,), such as the bias of the convolution before where that was left out; None for 0.
 
     Returns:
         Of the input's shape and dtype, also under autocast. On the CPU and when compiled, statistics are in at least
         float32; elsewhere they are as PyTorch's own kernel takes them.
     """
     input = dense(input)
+    fuse = fused(input)
+    if shift is not None and not fuse:
+        input = input + _spread(shift[None].to(input.dtype), input)
     dtype = _affine_dtype(input)
     weight = input.new_ones(norm.num_channels, dtype=dtype) if norm.weight is None else norm.weight.to(dtype)
     bias = input.new_zeros(norm.num_channels, dtype=dtype) if norm.bias is None else norm.bias.to(dtype)
+    if fuse:
+        options = norm.num_groups, norm.eps, activation.name
+        return FusedGroupNormActivation.apply(input, shift, weight, bias, *options)
     return GroupNormActivation.apply(input, weight, bias, norm.num_groups, norm.eps, activation)
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from .blocks import LeanGatedConvolution, LeanResnetBlock, LeanTinyBlock, LeanUpsample2D
+from .blocks import LeanAttention, LeanGatedConvolution, LeanResnetBlock, LeanTinyBlock, LeanUpsample2D
 from .modules import Lean, LeanConvolution, LeanReLU, LeanRMSNorm, LeanSequential, frozen, observed
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
@@ -23,6 +23,7 @@ _LEAN: dict[str, type[Lean]] = {
     "torch.nn.modules.activation.ReLU": LeanReLU,
     "torch.nn.modules.container.Sequential": LeanSequential,
     "diffusers.models.normalization.RMSNorm": LeanRMSNorm,
+    "diffusers.models.attention_processor.Attention": LeanAttention,
     "diffusers.models.resnet.ResnetBlock2D": LeanResnetBlock,
     "diffusers.models.resnet.TemporalResnetBlock": LeanResnetBlock,
     "diffusers.models.upsampling.Upsample2D": LeanUpsample2D,

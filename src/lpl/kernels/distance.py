@@ -1,0 +1,133 @@
+"""Differences of channels-last feature maps: their squares' sums, and bytes that hold them for backward."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import on, tiling
+
+
+def difference_sums(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ d² and the largest |d| over the positions of each map, d = a − b.
+
+    Args:
+        first: a, channels-last (B, C, H, W).
+        second: b, of the same shape and type.
+
+    Returns:
+        Two of shape (B, C), float32; both NaN, or the first infinite, where a difference is not finite.
+    """
+    how = tiling(first)
+    partial = first.new_empty(2, first.shape[0], how.grid[0], how.channels, dtype=torch.float32)
+    with on(first):
+        _sums[how.grid](first, second, *partial, *how[1:])
+    return partial[0].sum(dim=1), partial[1].amax(dim=1)
+
+
+def difference_levels(first: Tensor, second: Tensor, factor: Tensor) -> Tensor:
+    """Bytes q with q·|q| ≈ d·f, d = a − b; see `lpl.losses.distance.in_bytes`.
+
+    Args:
+        first: a, channels-last (B, C, H, W).
+        second: b, of the same shape and type.
+        factor: f, float32 (B, C): 127² over the largest |d|.
+
+    Returns:
+        int8, channels-last.
+    """
+    how, levels = tiling(first), torch.empty_like(first, dtype=torch.int8)
+    with on(first):
+        _levels[how.grid](first, second, factor.contiguous(), levels, *how[1:])
+    return levels
+
+
+def from_levels(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """q·|q|·s of bytes q, channels-last (B, C, H, W), and s, float32 (B, C): of type `dtype`, channels-last."""
+    how, maps = tiling(levels), torch.empty_like(levels, dtype=dtype)
+    with on(levels):
+        _values[how.grid](levels, scale.contiguous(), maps, *how[1:])
+    return maps
+
+
+@triton.jit
+def _sums(
+    first_maps,
+    second_maps,
+    squares,
+    largest,
+    positions,
+    channels,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    sample, chunks = tl.program_id(1), tl.num_programs(0)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    present = channel < channels
+    start = sample.to(tl.int64) * positions * channels
+    first = tl.program_id(0) * STEPS * ROWS
+    square = tl.zeros([BLOCK], tl.float32)
+    most = tl.zeros([BLOCK], tl.float32)
+    invalid = tl.zeros([BLOCK], tl.float32)
+    for step in range(STEPS):
+        position = first + step * ROWS + tl.arange(0, ROWS)
+        inside = (position < positions)[:, None] & present[None, :]
+        place = start + position[:, None] * channels + channel[None, :]
+        a = tl.load(first_maps + place, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(second_maps + place, mask=inside, other=0.0).to(tl.float32)
+        difference = a - b
+        square += tl.sum(difference * difference, axis=0)
+        most = tl.maximum(most, tl.max(tl.abs(difference), axis=0))
+        invalid += tl.sum(tl.where(difference != difference, 1.0, 0.0), axis=0)
+    partial = (sample * chunks + tl.program_id(0)) * channels + channel
+    tl.store(squares + partial, square, mask=present)
+    tl.store(largest + partial, most + tl.where(invalid > 0.0, float("nan"), 0.0), mask=present)
+
+
+@triton.jit
+def _levels(
+    first_maps,
+    second_maps,
+    factor,
+    levels,
+    positions,
+    channels,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    sample = tl.program_id(1)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    present = channel < channels
+    steps = tl.load(factor + sample * channels + channel, mask=present, other=0.0)[None, :]
+    start = sample.to(tl.int64) * positions * channels
+    first = tl.program_id(0) * STEPS * ROWS
+    for step in range(STEPS):
+        position = first + step * ROWS + tl.arange(0, ROWS)
+        inside = (position < positions)[:, None] & present[None, :]
+        place = start + position[:, None] * channels + channel[None, :]
+        a = tl.load(first_maps + place, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(second_maps + place, mask=inside, other=0.0).to(tl.float32)
+        difference = a - b
+        root = tl.minimum(tl.floor(tl.sqrt(tl.abs(difference) * steps) + 0.5), 127.0)
+        level = tl.where(difference < 0.0, -root, root)
+        tl.store(levels + place, level.to(tl.int8), mask=inside)
+
+
+@triton.jit
+def _values(levels, scale, maps, positions, channels, STEPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    sample = tl.program_id(1)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    present = channel < channels
+    steps = tl.load(scale + sample * channels + channel, mask=present, other=0.0)[None, :]
+    start = sample.to(tl.int64) * positions * channels
+    first = tl.program_id(0) * STEPS * ROWS
+    for step in range(STEPS):
+        position = first + step * ROWS + tl.arange(0, ROWS)
+        inside = (position < positions)[:, None] & present[None, :]
+        place = start + position[:, None] * channels + channel[None, :]
+        level = tl.load(levels + place, mask=inside, other=0).to(tl.float32)
+        tl.store(maps + place, (level * tl.abs(level) * steps).to(maps.dtype.element_ty), mask=inside)

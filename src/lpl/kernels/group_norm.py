@@ -1,0 +1,321 @@
+"""Group normalisation with the activation after it, in channels-last maps: two reads forward, four backward.
+
+PyTorch's kernel knows contiguous maps only, so that channels-last ones are copied there and back, and it writes what
+the activation then reads. Statistics are in float32, merged from chunks (Chan et al., 1983).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import Tiling, next_power, on, tiling
+from .statistics import chunk_moments
+
+SILU, RELU = "silu", "relu"
+
+
+class Statistics(NamedTuple):
+    """μ and 1/√(v + ε) of each sample's groups, float32 (B, G)."""
+
+    mean: Tensor
+    rstd: Tensor
+
+
+def forward(
+    maps: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, activation: str
+) -> tuple[Tensor, Statistics]:
+    """f(γ (x + s − μ)/√(v + ε) + β), where μ and v are of x + s.
+
+    Args:
+        maps: x, channels-last (B, C, H, W).
+        shift: s, (C,), such as the bias of the convolution before; None for 0.
+        weight: γ, (C,).
+        bias: β, (C,).
+        groups: G, a divisor of C.
+        eps: ε.
+        activation: f, "silu" or "relu".
+
+    Returns:
+        The result, of the maps' type and layout, and the statistics for `backward`.
+    """
+    statistics = _statistics(maps, shift, groups, eps)
+    output, how = torch.empty_like(maps), tiling(maps)
+    with on(maps):
+        _apply[how.grid](
+            maps, output, shift, weight, bias, *statistics, *_sizes(how, groups), shift is not None, activation == SILU
+        )
+    return output, statistics
+
+
+def backward(
+    gradient: Tensor,
+    maps: Tensor,
+    shift: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Statistics,
+    activation: str,
+) -> Tensor:
+    """The gradient with respect to x, of the maps' type and layout.
+
+    Args:
+        gradient: with respect to the result, channels-last.
+        maps: x, as for `forward`.
+        shift: s.
+        weight: γ.
+        bias: β.
+        statistics: what `forward` returned.
+        activation: f.
+    """
+    samples, groups = statistics.mean.shape
+    how = tiling(maps)
+    chunks = how.grid[0]
+    sums = maps.new_empty(2, samples, chunks, how.channels, dtype=torch.float32)
+    means = maps.new_empty(2, samples, groups, dtype=torch.float32)
+    output = torch.empty_like(maps)
+    tensors = (gradient, maps, shift, weight, bias, *statistics)
+    options = (*_sizes(how, groups), shift is not None, activation == SILU)
+    per_group = how.channels // groups
+    padded = next_power(chunks), next_power(per_group)
+    with on(maps):
+        _gradient_sums[how.grid](*tensors, sums, sums[1], *options)
+        _mean_over_groups[(samples, groups, 2)](
+            sums, means, 1 / (how.positions * per_group), chunks, how.channels, per_group, *padded
+        )
+        _gradient[how.grid](*tensors, means, means[1], output, *options)
+    return output
+
+
+def _statistics(maps: Tensor, shift: Tensor | None, groups: int, eps: float) -> Statistics:
+    partial, how = chunk_moments(maps)
+    samples, chunks = maps.shape[0], how.grid[0]
+    found = Statistics(*maps.new_empty(2, samples, groups, dtype=torch.float32))
+    per_group = how.channels // groups
+    with on(maps):
+        _merge_groups[(samples, groups)](
+            partial.mean,
+            partial.squares,
+            shift,
+            *found,
+            eps,
+            1 / (how.positions * per_group),
+            chunks,
+            how.channels,
+            per_group,
+            how.positions,
+            how.chunk,
+            next_power(chunks),
+            next_power(per_group),
+            shift is not None,
+        )
+    return found
+
+
+def _sizes(how: Tiling, groups: int) -> tuple[int, ...]:
+    return how.positions, how.channels, how.channels // groups, how.steps, how.rows, how.block
+
+
+@triton.jit
+def _merge_groups(
+    mean,
+    squares,
+    shift,
+    group_mean,
+    group_rstd,
+    eps,
+    share,
+    chunks,
+    channels,
+    per_group,
+    positions,
+    chunk,
+    CHUNKS: tl.constexpr,
+    PER_GROUP: tl.constexpr,
+    SHIFTED: tl.constexpr,
+):
+    """Chunks' means and squared deviations, (B, chunks, C) → those of a group of channels."""
+    sample, group, groups = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    part, channel = tl.arange(0, CHUNKS)[:, None], tl.arange(0, PER_GROUP)[None, :]
+    inside = (part < chunks) & (channel < per_group)
+    place = (sample * chunks + part) * channels + group * per_group + channel
+    means = tl.load(mean + place, mask=inside, other=0.0)
+    if SHIFTED:
+        means += tl.load(shift + group * per_group + channel, mask=channel < per_group, other=0.0).to(tl.float32)
+    counts = tl.where(inside, tl.minimum(chunk, positions - part * chunk), 0).to(tl.float32)
+    average = tl.sum(tl.sum(means * counts, axis=1), axis=0) * share
+    away = means - average
+    deviations = tl.load(squares + place, mask=inside, other=0.0) + counts * away * away
+    variance = tl.sum(tl.sum(deviations, axis=1), axis=0) * share
+    tl.store(group_mean + sample * groups + group, average)
+    tl.store(group_rstd + sample * groups + group, 1.0 / tl.sqrt(variance + eps))
+
+
+@triton.jit
+def _affine(shift, weight, bias, mean, rstd, sample, channel, present, groups, per_group, SHIFTED: tl.constexpr):
+    """Of each channel: γ, μ − s, 1/√(v + ε) and β, float32."""
+    group = sample * groups + channel // per_group
+    centre = tl.load(mean + group, mask=present, other=0.0)
+    if SHIFTED:
+        centre -= tl.load(shift + channel, mask=present, other=0.0).to(tl.float32)
+    factor = tl.load(weight + channel, mask=present, other=0.0).to(tl.float32)
+    offset = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)
+    return factor, centre, tl.load(rstd + group, mask=present, other=0.0), offset
+
+
+@triton.jit
+def _apply(
+    maps,
+    output,
+    shift,
+    weight,
+    bias,
+    mean,
+    rstd,
+    positions,
+    channels,
+    per_group,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    sample = tl.program_id(1)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    present = channel < channels
+    groups = channels // per_group
+    factor, centre, inverse, offset = _affine(
+        shift, weight, bias, mean, rstd, sample, channel, present, groups, per_group, SHIFTED
+    )
+    scale = (factor * inverse)[None, :]
+    start = sample.to(tl.int64) * positions * channels
+    first = tl.program_id(0) * STEPS * ROWS
+    for step in range(STEPS):
+        position = first + step * ROWS + tl.arange(0, ROWS)
+        inside = (position < positions)[:, None] & present[None, :]
+        place = start + position[:, None] * channels + channel[None, :]
+        value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
+        normal = (value - centre[None, :]) * scale + offset[None, :]
+        result = normal * tl.sigmoid(normal) if SILU else tl.maximum(normal, 0.0)
+        tl.store(output + place, result.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _before_activation(gradient, normal, SILU: tl.constexpr):
+    """The gradient before the activation, from that after it."""
+    if SILU:
+        sigmoid = tl.sigmoid(normal)
+        slope = sigmoid * (1.0 + normal * (1.0 - sigmoid))
+    else:
+        slope = tl.where(normal > 0.0, 1.0, 0.0)
+    return gradient * slope
+
+
+@triton.jit
+def _gradient_sums(
+    gradient,
+    maps,
+    shift,
+    weight,
+    bias,
+    mean,
+    rstd,
+    totals,
+    correlations,
+    positions,
+    channels,
+    per_group,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    """Σ γ g and Σ γ g x̂ over a chunk's positions, of each channel."""
+    sample, chunks = tl.program_id(1), tl.num_programs(0)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    present = channel < channels
+    groups = channels // per_group
+    factor, centre, inverse, offset = _affine(
+        shift, weight, bias, mean, rstd, sample, channel, present, groups, per_group, SHIFTED
+    )
+    start = sample.to(tl.int64) * positions * channels
+    first = tl.program_id(0) * STEPS * ROWS
+    total = tl.zeros([BLOCK], tl.float32)
+    correlation = tl.zeros([BLOCK], tl.float32)
+    for step in range(STEPS):
+        position = first + step * ROWS + tl.arange(0, ROWS)
+        inside = (position < positions)[:, None] & present[None, :]
+        place = start + position[:, None] * channels + channel[None, :]
+        value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
+        above = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
+        standard = (value - centre[None, :]) * inverse[None, :]
+        below = _before_activation(above, standard * factor[None, :] + offset[None, :], SILU) * factor[None, :]
+        total += tl.sum(below, axis=0)
+        correlation += tl.sum(below * standard, axis=0)
+    partial = (sample * chunks + tl.program_id(0)) * channels + channel
+    tl.store(totals + partial, total, mask=present)
+    tl.store(correlations + partial, correlation, mask=present)
+
+
+@triton.jit
+def _mean_over_groups(sums, means, share, chunks, channels, per_group, CHUNKS: tl.constexpr, PER_GROUP: tl.constexpr):
+    """Sums of chunks and channels, (2, B, chunks, C) → means over each group's values, (2, B, G)."""
+    sample, group, which = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    samples, groups = tl.num_programs(0), tl.num_programs(1)
+    part, channel = tl.arange(0, CHUNKS)[:, None], tl.arange(0, PER_GROUP)[None, :]
+    inside = (part < chunks) & (channel < per_group)
+    place = ((which * samples + sample) * chunks + part) * channels + group * per_group + channel
+    total = tl.sum(tl.sum(tl.load(sums + place, mask=inside, other=0.0), axis=1), axis=0)
+    tl.store(means + (which * samples + sample) * groups + group, total * share)
+
+
+@triton.jit
+def _gradient(
+    gradient,
+    maps,
+    shift,
+    weight,
+    bias,
+    mean,
+    rstd,
+    totals,
+    correlations,
+    output,
+    positions,
+    channels,
+    per_group,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    """(γ g − mean(γ g) − x̂ mean(γ g x̂)) / √(v + ε)."""
+    sample = tl.program_id(1)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    present = channel < channels
+    groups = channels // per_group
+    factor, centre, inverse, offset = _affine(
+        shift, weight, bias, mean, rstd, sample, channel, present, groups, per_group, SHIFTED
+    )
+    group = sample * groups + channel // per_group
+    total = tl.load(totals + group, mask=present, other=0.0)
+    correlation = tl.load(correlations + group, mask=present, other=0.0)
+    start = sample.to(tl.int64) * positions * channels
+    first = tl.program_id(0) * STEPS * ROWS
+    for step in range(STEPS):
+        position = first + step * ROWS + tl.arange(0, ROWS)
+        inside = (position < positions)[:, None] & present[None, :]
+        place = start + position[:, None] * channels + channel[None, :]
+        value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
+        above = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
+        standard = (value - centre[None, :]) * inverse[None, :]
+        below = _before_activation(above, standard * factor[None, :] + offset[None, :], SILU) * factor[None, :]
+        result = (below - total[None, :] - standard * correlation[None, :]) * inverse[None, :]
+        tl.store(output + place, result.to(output.dtype.element_ty), mask=inside)

@@ -1,0 +1,77 @@
+"""Which tensors the kernels take, how maps are cut into programs, and how a kernel is launched."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # PyTorch for GPUs brings it, on Linux
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+FEWEST, CHUNKS = 64, 1024  # positions of a chunk, at the fewest; chunks of a sample, at the most
+TILE = 4096  # numbers that a program works on at once
+ON_CPU = False  # for tests, under Triton's interpreter
+
+
+def fused(*maps: Tensor) -> bool:
+    """Whether the kernels take these maps: channels-last (B, C, H, W) of types up to float32 on a GPU, not compiled.
+
+    A compiler makes kernels of its own.
+    """
+    if not HAS_TRITON or torch.compiler.is_compiling():
+        return False
+    return all(_taken(value) for value in maps)
+
+
+def _taken(maps: Tensor) -> bool:
+    here = maps.is_cuda or (ON_CPU and maps.is_cpu)
+    return here and maps.ndim == 4 and maps.dtype in DTYPES and maps.numel() > 0 and maps.movedim(1, -1).is_contiguous()
+
+
+class Tiling(NamedTuple):
+    """How programs share the work: each has a chunk of a sample's positions and a block of its channels.
+
+    Attributes:
+        grid: (chunks, samples, blocks of channels).
+        positions: H·W of a sample.
+        channels: C.
+        steps: so many times a program takes `rows` positions, the last chunk's excepted.
+        rows: positions at once.
+        block: channels at once, a power of two.
+    """
+
+    grid: tuple[int, int, int]
+    positions: int
+    channels: int
+    steps: int
+    rows: int
+    block: int
+
+    @property
+    def chunk(self) -> int:
+        """Positions of a program, the last chunk's excepted."""
+        return self.steps * self.rows
+
+
+def tiling(maps: Tensor) -> Tiling:
+    """For channels-last maps (B, C, H, W)."""
+    samples, channels, height, width = maps.shape
+    positions = height * width
+    block = min(next_power(channels), 128)
+    rows = max(TILE // block, 1)
+    steps = -(-max(FEWEST, -(-positions // CHUNKS)) // rows)
+    grid = (-(-positions // (steps * rows)), samples, -(-channels // block))
+    return Tiling(grid, positions, channels, steps, rows, block)
+
+
+def next_power(number: int) -> int:
+    """The smallest power of two that is not below the number."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Makes the tensor's GPU the one that kernels run on."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
