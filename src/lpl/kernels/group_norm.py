@@ -246,8 +246,8 @@ def _gradient_sums(
     )
     start = sample.to(tl.int64) * positions * channels
     first = tl.program_id(0) * STEPS * ROWS
-    total = tl.zeros([BLOCK], tl.float32)
-    correlation = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    correlation = tl.zeros([ROWS, BLOCK], tl.float32)
     for step in range(STEPS):
         position = first + step * ROWS + tl.arange(0, ROWS)
         inside = (position < positions)[:, None] & present[None, :]
@@ -256,11 +256,11 @@ def _gradient_sums(
         above = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
         standard = (value - centre[None, :]) * inverse[None, :]
         below = _before_activation(above, standard * factor[None, :] + offset[None, :], SILU) * factor[None, :]
-        total += tl.sum(below, axis=0)
-        correlation += tl.sum(below * standard, axis=0)
+        total += below
+        correlation += below * standard
     partial = (sample * chunks + tl.program_id(0)) * channels + channel
-    tl.store(totals + partial, total, mask=present)
-    tl.store(correlations + partial, correlation, mask=present)
+    tl.store(totals + partial, tl.sum(total, axis=0), mask=present)
+    tl.store(correlations + partial, tl.sum(correlation, axis=0), mask=present)
 
 
 @triton.jit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # PyTorch for GPUs brings it, on Linux
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.uint8)
 FEWEST, CHUNKS = 64, 1024  # positions of a chunk, at the fewest; chunks of a sample, at the most
+MOST_STEPS = 255  # of a program, whose counts of them are held in a byte; where that is not enough, chunks are more
 TILE = 4096  # numbers that a program works on at once
 ON_CPU = False  # for tests, under Triton's interpreter
 
@@ -59,10 +61,14 @@ class Tiling(NamedTuple):
 def tiling(maps: Tensor) -> Tiling:
     """For channels-last maps (B, C, H, W)."""
     samples, channels, height, width = maps.shape
-    positions = height * width
+    return _tiling(samples, channels, height * width)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tiling(samples: int, channels: int, positions: int) -> Tiling:
     block = min(next_power(channels), 128)
     rows = max(TILE // block, 1)
-    steps = -(-max(FEWEST, -(-positions // CHUNKS)) // rows)
+    steps = min(-(-max(FEWEST, -(-positions // CHUNKS)) // rows), MOST_STEPS)
     grid = (-(-positions // (steps * rows)), samples, -(-channels // block))
     return Tiling(grid, positions, channels, steps, rows, block)
 
@@ -72,6 +78,10 @@ def next_power(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
+_HERE = contextlib.nullcontext()
+
+
 def on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Makes the tensor's GPU the one that kernels run on."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    elsewhere = tensor.is_cuda and tensor.device.index != torch.cuda.current_device()
+    return torch.cuda.device(tensor.device) if elsewhere else _HERE

@@ -24,7 +24,7 @@ def chunk_moments(maps: Tensor) -> tuple[ChunkMoments, Tiling]:
     how = tiling(maps)
     partial = maps.new_empty(2, maps.shape[0], how.grid[0], how.channels, dtype=torch.float32)
     with on(maps):
-        _moments[how.grid](maps, partial, partial[1], partial, partial, *how[1:], False)
+        _moments[how.grid](maps, None, partial, partial[1], None, None, None, *how[1:], False, False)
     return ChunkMoments(*partial), how
 
 
@@ -42,27 +42,45 @@ def map_statistics(maps: Tensor) -> MapStatistics:
     how = tiling(maps)
     partial = maps.new_empty(4, maps.shape[0], how.grid[0], how.channels, dtype=torch.float32)
     with on(maps):
-        _moments[how.grid](maps, *partial, *how[1:], True)
+        _moments[how.grid](maps, None, partial, partial[1], None, partial[2], partial[3], *how[1:], False, True)
     mean, variance = merged(ChunkMoments(*partial[:2]), how)
     lowest, highest = partial[2].amin(dim=1), partial[3].amax(dim=1)
     return MapStatistics(mean, variance, lowest.to(maps.dtype), highest.to(maps.dtype))
 
 
-def map_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the positions of channels-last maps (B, C, H, W), float32 (B, C)."""
-    return merged(*chunk_moments(maps))
+def map_moments(maps: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance over positions of channels-last maps (B, C, H, W), float32 (B, C).
+
+    Args:
+        maps: of any type that `fused` takes.
+        kept: the positions that count, uint8 of the maps' shape and layout, 0 where one does not; None: all do. A map
+            of which none does has variance 0.
+    """
+    if kept is None:
+        return merged(*chunk_moments(maps))
+    how = tiling(maps)
+    partial = maps.new_empty(3, maps.shape[0], how.grid[0], how.channels, dtype=torch.float32)
+    with on(maps):
+        _moments[how.grid](maps, kept, *partial, None, None, *how[1:], True, False)
+    counts = partial[2]
+    return _merged(ChunkMoments(*partial[:2]), counts / counts.sum(dim=1, keepdim=True).clamp_min(1), counts.sum(dim=1))
 
 
 def merged(partial: ChunkMoments, how: Tiling) -> tuple[Tensor, Tensor]:
-    """Mean and variance of all chunks together, (B, C) (Chan et al., 1983)."""
+    """Mean and variance of all chunks together, (B, C)."""
     chunks, rest = how.grid[0], how.positions % how.chunk
     shares = partial.mean.new_full((chunks, 1), how.chunk / how.positions)
     if rest:
         shares[-1] = rest / how.positions
+    return _merged(partial, shares, how.positions)
+
+
+def _merged(partial: ChunkMoments, shares: Tensor, total: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Of chunks that hold these shares of so many positions (Chan et al., 1983)."""
     mean = (shares * partial.mean).sum(dim=1)
     away = partial.mean - mean[:, None]
-    variance = (partial.squares / how.positions + shares * away.square()).sum(dim=1)
-    return mean, variance
+    within = partial.squares.sum(dim=1) / (total.clamp_min(1) if isinstance(total, Tensor) else total)
+    return mean, within + (shares * away.square()).sum(dim=1)
 
 
 def count_beyond(maps: Tensor, thresholds: Tensor, at_least: tuple[bool, ...]) -> Tensor:
@@ -70,17 +88,17 @@ def count_beyond(maps: Tensor, thresholds: Tensor, at_least: tuple[bool, ...]) -
 
     Args:
         maps: channels-last (B, C, H, W).
-        thresholds: of the maps' type, (T, B, C).
+        thresholds: of the maps' type, (T, B, C), up to four.
         at_least: of each of the T, whether values at least as large are counted, or values at most as large.
 
     Returns:
         (T, B, C), int64.
     """
     how, directions = tiling(maps), sum(1 << number for number, flag in enumerate(at_least) if flag)
-    counts = torch.zeros(thresholds.shape, dtype=torch.int32, device=maps.device)
+    counts = maps.new_empty(len(at_least), len(maps), how.grid[0], how.channels, dtype=torch.int32)
     with on(maps):
         _counts[how.grid](maps, thresholds.contiguous(), counts, *how[1:], len(at_least), directions)
-    return counts.long()
+    return counts.sum(dim=2)
 
 
 def window_beyond(maps: Tensor, below: Tensor, above: Tensor, window: int) -> Tensor:
@@ -96,18 +114,20 @@ def window_beyond(maps: Tensor, below: Tensor, above: Tensor, window: int) -> Te
         Boolean (B, C).
     """
     how = tiling(maps)
-    found = torch.zeros(maps.shape[:2], dtype=torch.int32, device=maps.device)
+    found = maps.new_empty(len(maps), how.grid[0], how.channels, dtype=torch.int32)
     height, width = maps.shape[-2:]
     with on(maps):
         _windows[how.grid](maps, below.contiguous(), above.contiguous(), found, height, width, *how[2:], window // 2)
-    return found > 0
+    return found.amax(dim=1) > 0
 
 
 @triton.jit
 def _moments(
     maps,
+    kept,
     mean,
     squares,
+    counts,
     lowest,
     highest,
     positions,
@@ -115,6 +135,7 @@ def _moments(
     STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
     EXTREMES: tl.constexpr,
 ):
     """Sums are of differences to the chunk's first value, so that no digits are lost to a mean far from zero."""
@@ -125,31 +146,43 @@ def _moments(
     first = tl.program_id(0) * STEPS * ROWS
     last = tl.minimum(first + STEPS * ROWS, positions)
     origin = tl.load(maps + start + first * channels + channel, mask=present, other=0.0).to(tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    square = tl.zeros([BLOCK], tl.float32)
-    low, high = origin, origin
-    invalid = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    square = tl.zeros([ROWS, BLOCK], tl.float32)
+    low = tl.zeros([ROWS, BLOCK], tl.float32) + origin[None, :]
+    high = low
+    invalid = tl.zeros([ROWS, BLOCK], tl.float32)
+    number = tl.zeros([ROWS, BLOCK], tl.float32)
     for step in range(STEPS):
         position = first + step * ROWS + tl.arange(0, ROWS)
         inside = (position < positions)[:, None] & present[None, :]
         place = start + position[:, None] * channels + channel[None, :]
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
-        away = tl.where(inside, value - origin[None, :], 0.0)
-        total += tl.sum(away, axis=0)
-        square += tl.sum(away * away, axis=0)
+        counted = inside
+        if MASKED:
+            counted = tl.load(kept + place, mask=inside, other=0) > 0
+            number += tl.where(counted, 1.0, 0.0)
+        away = tl.where(counted, value - origin[None, :], 0.0)
+        total += away
+        square += away * away
         if EXTREMES:
             filled = tl.where(inside, value, origin[None, :])
-            low = tl.minimum(low, tl.min(filled, axis=0))
-            high = tl.maximum(high, tl.max(filled, axis=0))
-            invalid += tl.sum(tl.where(filled != filled, 1.0, 0.0), axis=0)
+            low = tl.minimum(low, filled)
+            high = tl.maximum(high, filled)
+            invalid += tl.where(filled != filled, 1.0, 0.0)
     count = (last - first).to(tl.float32)
+    if MASKED:
+        count = tl.sum(number, axis=0)
+    share = 1.0 / tl.maximum(count, 1.0)
+    sums, squared = tl.sum(total, axis=0), tl.sum(square, axis=0)
     partial = (sample * chunks + tl.program_id(0)) * channels + channel
-    tl.store(mean + partial, origin + total / count, mask=present)
-    tl.store(squares + partial, tl.maximum(square - total * total / count, 0.0), mask=present)
+    tl.store(mean + partial, origin + sums * share, mask=present)
+    tl.store(squares + partial, tl.maximum(squared - sums * sums * share, 0.0), mask=present)
+    if MASKED:
+        tl.store(counts + partial, count, mask=present)
     if EXTREMES:
-        nothing = tl.where(invalid > 0.0, float("nan"), 0.0)  # minima and maxima of the hardware skip NaN
-        tl.store(lowest + partial, low + nothing, mask=present)
-        tl.store(highest + partial, high + nothing, mask=present)
+        nothing = tl.where(tl.sum(invalid, axis=0) > 0.0, float("nan"), 0.0)  # the hardware's extremes skip NaN
+        tl.store(lowest + partial, tl.min(low, axis=0) + nothing, mask=present)
+        tl.store(highest + partial, tl.max(high, axis=0) + nothing, mask=present)
 
 
 @triton.jit
@@ -165,11 +198,13 @@ def _counts(
     CONDITIONS: tl.constexpr,
     DIRECTIONS: tl.constexpr,
 ):
-    sample, samples = tl.program_id(1), tl.num_programs(1)
+    """A tile's counts of up to four conditions are the bytes of one integer."""
+    sample, samples, chunks = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     present = channel < channels
     start = sample.to(tl.int64) * positions * channels
     first = tl.program_id(0) * STEPS * ROWS
+    packed = tl.zeros([ROWS, BLOCK], tl.int32)
     for step in range(STEPS):
         position = first + step * ROWS + tl.arange(0, ROWS)
         inside = (position < positions)[:, None] & present[None, :]
@@ -179,8 +214,10 @@ def _counts(
             where = (number * samples + sample) * channels + channel
             threshold = tl.load(thresholds + where, mask=present, other=0.0).to(tl.float32)[None, :]
             holds = value >= threshold if (DIRECTIONS >> number) & 1 else value <= threshold
-            count = tl.sum((holds & inside).to(tl.int32), axis=0)
-            tl.atomic_add(counts + where, count, mask=present & (count > 0))
+            packed += tl.where(holds & inside, 1 << (8 * number), 0)
+    for number in tl.static_range(CONDITIONS):
+        partial = ((number * samples + sample) * chunks + tl.program_id(0)) * channels + channel
+        tl.store(counts + partial, tl.sum((packed >> (8 * number)) & 255, axis=0), mask=present)
 
 
 @triton.jit
@@ -197,7 +234,7 @@ def _windows(
     BLOCK: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    sample = tl.program_id(1)
+    sample, chunks = tl.program_id(1), tl.num_programs(0)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     present = channel < channels
     positions = height * width
@@ -205,7 +242,7 @@ def _windows(
     high = tl.load(above + sample * channels + channel, mask=present, other=0.0).to(tl.float32)[None, :]
     start = sample.to(tl.int64) * positions * channels
     first = tl.program_id(0) * STEPS * ROWS
-    windows = tl.zeros([BLOCK], tl.int32)
+    windows = tl.zeros([ROWS, BLOCK], tl.int32)
     for step in range(STEPS):
         position = first + step * ROWS + tl.arange(0, ROWS)
         y, x = position // width, position % width
@@ -216,6 +253,7 @@ def _windows(
                 inside = (there & (position < positions))[:, None] & present[None, :]
                 place = start + (position + up * width + across)[:, None] * channels + channel[None, :]
                 value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
-                every = every & ((value < low) | (value > high) | ~inside)
-        windows = tl.maximum(windows, tl.max(every.to(tl.int32), axis=0))
-    tl.atomic_max(found + sample * channels + channel, windows, mask=present & (windows > 0))
+                every = every & ((value < low) | (value > high) | (inside == 0))
+        windows |= every.to(tl.int32)
+    partial = (sample * chunks + tl.program_id(0)) * channels + channel
+    tl.store(found + partial, tl.max(windows, axis=0), mask=present)

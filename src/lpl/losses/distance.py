@@ -12,7 +12,7 @@ from ..autoencoders.lean.storage import lengthened, room_for, shorten_into
 from ..kernels import fused
 from .maps import WHOLE, pieces
 from .moments import extremes, sum_of_squares, wide_type
-from .outliers import Outliers
+from .outliers import DenseOutliers, Outliers
 
 LEVELS = 127  # of either sign that a byte holds
 
@@ -41,10 +41,13 @@ class SquaredDistance(torch.autograd.Function):
         keep, shorten = ctx.needs_input_grad[0], prediction.dtype == torch.float32
         kept: tuple[Tensor, ...]
         ctx.dtype = prediction.dtype
-        if prediction.itemsize == 2 and fused(prediction, target):
+        known = outliers is None or isinstance(outliers, DenseOutliers) or not outliers.parts
+        if prediction.itemsize == 2 and fused(prediction, target) and known:
             squares, kept = _in_two_passes(prediction, target, outliers, keep)
             ctx.save_for_backward(*kept)
             return squares
+        if isinstance(outliers, DenseOutliers):
+            outliers = outliers.in_parts()
         squares = prediction.new_zeros(prediction.shape[:2], dtype=wide_type(prediction.dtype))
         kept = room_for(prediction) if keep and shorten else ()
         # Where 24 bits of the difference are kept, the whole of it need not be held.
@@ -75,25 +78,15 @@ class SquaredDistance(torch.autograd.Function):
 def _in_two_passes(
     prediction: Tensor, target: Tensor, outliers: Outliers | None, keep: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Σ (ρ ⊙ d)² of each map, and with `keep` d in bytes and their step, with the kernels of `lpl.kernels`.
-
-    They know no masks: the few maps that have an outlier are computed once more.
-    """
+    """Σ (ρ ⊙ d)² of each map, and with `keep` d in bytes and their step, with the kernels of `lpl.kernels`."""
     from ..kernels.distance import difference_levels, difference_sums
 
-    squares, largest = difference_sums(prediction, target)
-    for part in () if outliers is None else outliers.parts:
-        selection = part.selection
-        difference = (selection.take(prediction).float() - selection.take(target)).mul_(part.kept)
-        squares[selection.index] = difference.square().sum(dim=(-2, -1))[0]
-        largest[selection.index] = difference.abs().amax(dim=(-2, -1))[0]
+    kept = outliers.kept if isinstance(outliers, DenseOutliers) else None
+    squares, largest = difference_sums(prediction, target, kept)
     if not keep:
         return squares, ()
     factor = _levels_factor(largest)
-    levels = difference_levels(prediction, target, factor)
-    if outliers is not None:
-        outliers.clear(levels)
-    return squares, (levels, factor.reciprocal()[..., None, None])
+    return squares, (difference_levels(prediction, target, factor, kept), factor.reciprocal()[..., None, None])
 
 
 def _levels_factor(largest: Tensor) -> Tensor:

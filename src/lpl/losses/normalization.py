@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..kernels import fused
 from .moments import moments, wide_type
-from .outliers import OutlierMaps, Outliers
+from .outliers import DenseOutliers, OutlierMaps, Outliers
 
 NormalizationName = Literal["prediction", "target", "independent", "unit", "none"]
 Compared = tuple[Tensor, Tensor, Tensor | None]
@@ -40,7 +41,13 @@ def masked_statistics(
         Mean and standard deviation, each (B, C), in float32 at least, with gradient where the features have one. The
         variance divides by the number of positions.
     """
-    if features.requires_grad and torch.is_grad_enabled():
+    if isinstance(outliers, DenseOutliers) and (not fused(features) or _differentiable(features)):
+        outliers = outliers.in_parts()
+    if isinstance(outliers, DenseOutliers):
+        from ..kernels.statistics import map_moments
+
+        mean, variance = map_moments(features, outliers.kept)
+    elif _differentiable(features):
         variance, mean = torch.var_mean(features.to(wide_type(features.dtype)), dim=(-2, -1), correction=0)
     else:
         mean, variance = moments(features)
@@ -51,6 +58,10 @@ def masked_statistics(
     floor = variance_floor * variance.detach().mean(dim=1, keepdim=True)
     tiny = torch.finfo(variance.dtype).tiny ** 0.5
     return mean, variance.clamp_min(tiny).maximum(floor).sqrt()
+
+
+def _differentiable(features: Tensor) -> bool:
+    return features.requires_grad and torch.is_grad_enabled()
 
 
 def _statistics_of_kept(maps: Tensor, part: OutlierMaps, mean: Tensor) -> tuple[Tensor, Tensor]:

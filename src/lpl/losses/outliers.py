@@ -12,7 +12,7 @@ from torch import Tensor
 from ..kernels import fused
 from .maps import WHOLE, MapSelection, Piece, pieces, select_maps
 from .moments import count_ones, count_where, largest, moments_and_extremes
-from .ranks import widened_order_statistics
+from .ranks import order_statistics_by_counting, widened, widened_order_statistics
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
 
@@ -79,6 +79,38 @@ class Outliers:
         return features
 
 
+@dataclass(frozen=True)
+class DenseOutliers(Outliers):
+    """ρ for a block with a byte for every position, as the kernels take it.
+
+    Attributes:
+        kept: uint8 (B, C, H, W), channels-last, 1 where a position is kept and 0 where it is not.
+        count: number of positions kept, (B, C).
+    """
+
+    kept: Tensor
+    count: Tensor
+
+    def positions(self) -> Tensor:
+        """Number of positions kept in every map, (B, C); at least 1."""
+        return self.count.clamp_min(1)
+
+    def share(self) -> Tensor:
+        """Share of all positions that is masked, a scalar."""
+        return 1 - self.count.sum() / max(math.prod(self.shape), 1)
+
+    def mask(self) -> Tensor:
+        """ρ in full."""
+        return self.kept.bool()
+
+    def in_parts(self) -> Outliers:
+        """The same, held for the maps that have an outlier alone."""
+        parts = []
+        for selection in select_maps(self.kept, self.count < math.prod(self.shape[-2:])):
+            parts.append(OutlierMaps(selection, selection.take(self.kept), self.count[selection.index]))
+        return Outliers(self.shape, tuple(parts), self.device)
+
+
 def outlier_mask(
     features: Tensor,
     down_f: float = 1.0,
@@ -132,6 +164,10 @@ def find_outliers(
         return Outliers(features.shape, (), features.device)
     windows = _odd_window(closing, down_f, round_up=False), _odd_window(opening, down_f, round_up=True)
     lower, upper, beyond = _thresholds(features, quantile, offset, windows[0])
+    if fused(features) and bool(beyond.any()):
+        from ..kernels.masks import kept_positions
+
+        return DenseOutliers(features.shape, (), features.device, *kept_positions(features, lower, upper, *windows))
     parts = []
     for selection in select_maps(features, beyond):
         low, high = (values[selection.index] for values in (lower, upper))
@@ -177,16 +213,28 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
         (torch.ge, _rounded_up(highest - less, features.dtype)),
         (torch.le, -_rounded_up(-lowest - less, features.dtype)),
     )
-    confirming = ((torch.ge, bounds[1]), (torch.le, bounds[0])) if closing > 1 else ()
+    by_counting = features.itemsize == 2 and fused(features)
+    confirming = ((torch.ge, bounds[1]), (torch.le, bounds[0])) if closing > 1 or by_counting else ()
     near_top, near_bottom, *numbers = count_where(features, *near, *confirming)
     varies = highest != lowest  # a constant map has no outlier
     top = varies & (doubtful | (near_top <= positions - high_rank))
     bottom = varies & (doubtful | (near_bottom < low_rank))
     if confirming:
         above, below = numbers
-        confirmed = (~top | (above > positions - high_rank)) & (~bottom | (below >= low_rank))
+        above, below = above > positions - high_rank, below >= low_rank
+    if closing > 1:
+        confirmed = (~top | above) & (~bottom | below)
         survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
         top, bottom = top & survive, bottom & survive
+    if by_counting:
+        least = torch.stack([lowest, torch.where(above, bounds[1], lowest)])
+        most = torch.stack([torch.where(below, bounds[0], highest), highest])
+        wanted = (top | bottom).expand_as(least)
+        least, most = torch.where(wanted, least, 0), torch.where(wanted, most, 0)
+        statistics = order_statistics_by_counting(features, (low_rank, high_rank), least, most)
+        lower, upper = widened(*statistics, margin)
+        lower, upper = torch.where(wanted[0], lower, -torch.inf), torch.where(wanted[0], upper, torch.inf)
+        return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
     upper, lower = torch.full_like(highest, torch.inf), torch.full_like(lowest, -torch.inf)
     for selection in select_maps(features, top | bottom):
         maps, index = selection.take(features), selection.index

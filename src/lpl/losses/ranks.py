@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .maps import FEW_VALUES
+from .moments import count_where
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -33,7 +34,39 @@ def widened_order_statistics(maps: Tensor, low_rank: int, high_rank: int, margin
         Two of shape (K,), of the maps' type; NaN where the margin is, as that of a map which holds NaN.
     """
     low, high = _nth_smallest(maps[0].flatten(-2), low_rank, high_rank)
+    return widened(low, high, margin)
+
+
+def widened(low: Tensor, high: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
+    """Low less the margin and high plus it, rounded as for `widened_order_statistics`."""
     return -_sum_rounded_down(-low, margin), _sum_rounded_down(high, margin)
+
+
+def order_statistics_by_counting(
+    maps: Tensor, ranks: tuple[int, int], lowest: Tensor, highest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Each map's numbers of two ranks from the smallest, halving the numbers of its type between two bounds.
+
+    Every step counts once for both; neighbouring numbers of half precision are found in sixteen steps at the most.
+
+    Args:
+        maps: (B, C, H, W), of a type of two bytes.
+        ranks: from 1 to H·W.
+        lowest: not above the numbers of these ranks, (2, B, C), of the maps' type.
+        highest: not below them.
+
+    Returns:
+        Two of shape (B, C); of no meaning for maps that hold NaN.
+    """
+    low, high = order_of(lowest).int(), order_of(highest).int()
+    wanted = torch.tensor(ranks, device=maps.device)[:, None, None]
+    for _ in range(int((high - low).clamp_min_(0).max()).bit_length()):
+        middle = (low + high) >> 1
+        thresholds = value_at(middle.to(_INTEGERS[maps.element_size()]), maps.dtype)
+        enough = count_where(maps, *((torch.le, threshold) for threshold in thresholds)) >= wanted
+        low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
+    found = value_at(high.to(_INTEGERS[maps.element_size()]), maps.dtype)
+    return found[0], found[1]
 
 
 def _sum_rounded_down(values: Tensor, margin: Tensor) -> Tensor:

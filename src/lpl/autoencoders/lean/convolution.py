@@ -92,9 +92,21 @@ def _convolution(
 
 
 def _input_gradient(ctx: Any, grad: Tensor, weight: Tensor) -> Tensor:
+    if fused(grad):  # a transposed convolution asks for no input, and so for no copy of a stand-in's layout
+        return torch.convolution(grad, weight, None, *_transposed(ctx.geometry, ctx.input_shape, grad, weight))
     input = _stand_in(ctx.input_shape, grad, weight)
     backward = torch.ops.aten.convolution_backward
     return backward(grad, input, weight, None, *ctx.geometry, (True, False, False))[0]
+
+
+def _transposed(geometry: Geometry, shape: torch.Size, grad: Tensor, weight: Tensor) -> Geometry:
+    """The geometry of a convolution that takes the output's gradient to that of the input, of this shape."""
+    rest = [0] * (grad.ndim - 2)
+    if not geometry.transposed:
+        for axis, stride in enumerate(geometry.stride):
+            reach = geometry.dilation[axis] * (weight.shape[2 + axis] - 1) + 1 - 2 * geometry.padding[axis]
+            rest[axis] = shape[2 + axis] - ((grad.shape[2 + axis] - 1) * stride + reach)
+    return geometry._replace(transposed=not geometry.transposed, output_padding=tuple(rest))
 
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:
