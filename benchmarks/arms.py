@@ -66,7 +66,7 @@ def _estimator(name: str, **options: Any) -> Callable[[nn.Module], nn.Module]:
 
 
 _LPL = {"weight": 0.1, "precision": "bfloat16"}
-_IN_TURN = {**_LPL, "micro_batch": 4}  # enough for a GPU to be busy
+_IN_TURN = {**_LPL, "micro_batch": 6}  # enough for a GPU to be busy
 ARMS = {
     L2: Arm(),
     EXACT: Arm(_IN_TURN),
@@ -75,10 +75,10 @@ ARMS = {
     "half of the samples": Arm(_IN_TURN, _estimator("GatedSubset", fraction=0.5), estimator=True),
     "quarter of the samples": Arm(_IN_TURN, _estimator("GatedSubset", fraction=0.25), estimator=True),
     "window of 16², margin 4": Arm(
-        {**_LPL, "micro_batch": 16}, _estimator("RandomWindows", window=16, margin=4), estimator=True
+        {**_LPL, "micro_batch": 24}, _estimator("RandomWindows", window=16, margin=4), estimator=True
     ),
     "every 4th step": Arm(_IN_TURN, _estimator("EveryKth", k=4), estimator=True),
-    "every 8th step": Arm(_IN_TURN, _estimator("EveryKth", k=8), estimator=True),
+    "every 8th step": Arm({**_LPL, "micro_batch": 3}, _estimator("EveryKth", k=8), estimator=True),
     "decoder of TAESD's shape": Arm({**_LPL, "micro_batch": 8}, estimator=True, decoder="taesd"),
 }
 
@@ -138,9 +138,10 @@ class Bench:
         codec = Autoencoder(self.autoencoder)
         self.latent_shape = codec.latent_shape(settings.size)
         torch.manual_seed(settings.seed)
-        denoiser = ClassConditionalMMDiT(
-            self.latent_shape[0], CLASSES, recipe.denoiser.preset, settings.patch, self.latent_shape[1]
-        )
+        with self.device:
+            denoiser = ClassConditionalMMDiT(
+                self.latent_shape[0], CLASSES, recipe.denoiser.preset, settings.patch, self.latent_shape[1]
+            )
         self.parameters = count_parameters(denoiser)
         self.denoiser = denoiser.to(self.device).train()
         self.optimizer = make_optimizer(self.denoiser, recipe.training)

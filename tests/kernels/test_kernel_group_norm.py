@@ -11,7 +11,7 @@ from lpl.kernels.group_norm import backward, forward
 @pytest.mark.parametrize("activation", ["silu", "relu"])
 @pytest.mark.parametrize(
     ("shape", "groups", "shifted"),
-    [((2, 6, 9, 7), 3, True), ((1, 48, 20, 20), 8, False), ((2, 130, 13, 10), 65, True), ((1, 4, 1, 1), 2, False)],
+    [((2, 6, 9, 7), 3, True), ((1, 48, 20, 20), 8, False), ((2, 130, 13, 10), 65, True), ((1, 6, 1, 1), 2, False)],
 )
 def test_values_and_gradient(
     device: torch.device, activation: str, shape: tuple[int, ...], groups: int, shifted: bool
@@ -33,7 +33,7 @@ def test_values_and_gradient(
     assert output.movedim(1, -1).is_contiguous()
     assert gradient.movedim(1, -1).is_contiguous()
     assert (output - expected).norm() < 1e-5 * expected.norm()
-    assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm() + 1e-6
+    assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -54,7 +54,7 @@ def test_order_statistics(device: torch.device, dtype: torch.dtype, ranks: tuple
     maps = maps.to(dtype)
     ordered = maps.flatten(2).sort(dim=-1).values
     bounds = maps.amin(dim=(2, 3)).expand(2, -1, -1), maps.amax(dim=(2, 3)).expand(2, -1, -1)
-    found = order_statistics_by_counting(maps, ranks, *bounds)
+    found = order_statistics_by_counting(maps, ranks, *bounds, torch.ones(2, 5, dtype=torch.bool, device=device))
     for rank, values in zip(ranks, found, strict=True):
         # Hardware and the interpreter may take numbers too small to be normal for zero.
         torch.testing.assert_close(values, ordered[..., rank - 1], rtol=0, atol=torch.finfo(torch.bfloat16).tiny)

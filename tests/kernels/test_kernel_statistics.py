@@ -48,7 +48,13 @@ def test_counts(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype
         compare(maps, threshold[..., None, None]).sum(dim=(2, 3))
         for compare, threshold in zip((torch.ge, torch.le, torch.ge), thresholds, strict=True)
     ]
-    assert torch.equal(count_beyond(maps, thresholds, (True, False, True)), torch.stack(expected))
+    found = count_beyond(maps, thresholds, (True, False, True))
+    assert torch.equal(found, torch.stack(expected))
+    wanted = torch.rand(shape[:2], device=device) < 0.5
+    some = count_beyond(maps, thresholds, (True, False, True), wanted)
+    assert torch.equal(some[:, wanted], found[:, wanted])
+    for number, flag in enumerate((True, False, True)):
+        assert torch.equal(count_beyond(maps, thresholds[number][None], (flag,))[0], expected[number])
 
 
 @pytest.mark.parametrize("window", [1, 3, 5])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 
 from lpl import LatentPerceptualLoss
 from lpl.autoencoders.lean import attention
@@ -25,7 +26,15 @@ def autoencoder() -> AutoencoderKL:
     return model.requires_grad_(False).eval()
 
 
-def outcome(model: AutoencoderKL, device: torch.device, dtype: torch.dtype, **options: object):
+def tiny_autoencoder() -> AutoencoderTiny:
+    """Of convolutions and ReLUs."""
+    torch.manual_seed(0)
+    channels = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    model = AutoencoderTiny(**channels, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1), latent_channels=4)
+    return model.requires_grad_(False).eval()
+
+
+def outcome(model: AutoencoderKL | AutoencoderTiny, device: torch.device, dtype: torch.dtype, **options: object):
     """The loss's terms and gradient of latents with an outlier that outlasts the mask's dilation."""
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(2, 4, 12, 12, generator=generator, dtype=torch.float64)
@@ -39,13 +48,21 @@ def outcome(model: AutoencoderKL, device: torch.device, dtype: torch.dtype, **op
     return terms, leaf.grad.double().cpu()
 
 
-@pytest.mark.parametrize("outliers", ["all", "none"])
-@pytest.mark.parametrize("normalization", ["prediction", "unit"])
+@pytest.mark.parametrize(
+    ("make", "outliers", "normalization"),
+    [
+        (autoencoder, "all", "prediction"),
+        (autoencoder, "none", "prediction"),
+        (autoencoder, "all", "unit"),
+        (autoencoder, "all", "independent"),
+        (tiny_autoencoder, "all", "prediction"),
+    ],
+)
 def test_agrees_with_float64(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch, outliers: str, normalization: str
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, make: Any, outliers: str, normalization: str
 ) -> None:
     options = {"outliers": outliers, "normalization": normalization}
-    model = autoencoder()
+    model = make()
     exact, expected = outcome(model, torch.device("cpu"), torch.float64, **options)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(attention, "ON_CPU", device.type == "cpu")

@@ -6,8 +6,6 @@ the activation then reads. Statistics are in float32, merged from chunks (Chan e
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -19,16 +17,9 @@ from .statistics import chunk_moments
 SILU, RELU = "silu", "relu"
 
 
-class Statistics(NamedTuple):
-    """μ and 1/√(v + ε) of each sample's groups, float32 (B, G)."""
-
-    mean: Tensor
-    rstd: Tensor
-
-
 def forward(
     maps: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, activation: str
-) -> tuple[Tensor, Statistics]:
+) -> tuple[Tensor, Tensor]:
     """f(γ (x + s − μ)/√(v + ε) + β), where μ and v are of x + s.
 
     Args:
@@ -47,7 +38,7 @@ def forward(
     output, how = torch.empty_like(maps), tiling(maps)
     with on(maps):
         _apply[how.grid](
-            maps, output, shift, weight, bias, *statistics, *_sizes(how, groups), shift is not None, activation == SILU
+            maps, output, shift, weight, bias, statistics, *_sizes(how, groups), shift is not None, activation == SILU
         )
     return output, statistics
 
@@ -58,7 +49,7 @@ def backward(
     shift: Tensor | None,
     weight: Tensor,
     bias: Tensor,
-    statistics: Statistics,
+    statistics: Tensor,
     activation: str,
 ) -> Tensor:
     """The gradient with respect to x, of the maps' type and layout.
@@ -72,36 +63,36 @@ def backward(
         statistics: what `forward` returned.
         activation: f.
     """
-    samples, groups = statistics.mean.shape
+    samples, groups = statistics.shape[1:]
     how = tiling(maps)
     chunks = how.grid[0]
     sums = maps.new_empty(2, samples, chunks, how.channels, dtype=torch.float32)
     means = maps.new_empty(2, samples, groups, dtype=torch.float32)
     output = torch.empty_like(maps)
-    tensors = (gradient, maps, shift, weight, bias, *statistics)
+    tensors = (gradient, maps, shift, weight, bias, statistics)
     options = (*_sizes(how, groups), shift is not None, activation == SILU)
     per_group = how.channels // groups
     padded = next_power(chunks), next_power(per_group)
     with on(maps):
-        _gradient_sums[how.grid](*tensors, sums, sums[1], *options)
+        _gradient_sums[how.grid](*tensors, sums, *options)
         _mean_over_groups[(samples, groups, 2)](
             sums, means, 1 / (how.positions * per_group), chunks, how.channels, per_group, *padded
         )
-        _gradient[how.grid](*tensors, means, means[1], output, *options)
+        _gradient[how.grid](*tensors, means, output, *options)
     return output
 
 
-def _statistics(maps: Tensor, shift: Tensor | None, groups: int, eps: float) -> Statistics:
+def _statistics(maps: Tensor, shift: Tensor | None, groups: int, eps: float) -> Tensor:
+    """μ and 1/√(v + ε) of each sample's groups, float32 (2, B, G)."""
     partial, how = chunk_moments(maps)
     samples, chunks = maps.shape[0], how.grid[0]
-    found = Statistics(*maps.new_empty(2, samples, groups, dtype=torch.float32))
+    found = maps.new_empty(2, samples, groups, dtype=torch.float32)
     per_group = how.channels // groups
     with on(maps):
         _merge_groups[(samples, groups)](
-            partial.mean,
-            partial.squares,
+            partial,
             shift,
-            *found,
+            found,
             eps,
             1 / (how.positions * per_group),
             chunks,
@@ -122,11 +113,9 @@ def _sizes(how: Tiling, groups: int) -> tuple[int, ...]:
 
 @triton.jit
 def _merge_groups(
-    mean,
-    squares,
+    partial,
     shift,
-    group_mean,
-    group_rstd,
+    statistics,
     eps,
     share,
     chunks,
@@ -143,28 +132,30 @@ def _merge_groups(
     part, channel = tl.arange(0, CHUNKS)[:, None], tl.arange(0, PER_GROUP)[None, :]
     inside = (part < chunks) & (channel < per_group)
     place = (sample * chunks + part) * channels + group * per_group + channel
-    means = tl.load(mean + place, mask=inside, other=0.0)
+    size = tl.num_programs(0) * chunks * channels
+    means = tl.load(partial + place, mask=inside, other=0.0)
     if SHIFTED:
         means += tl.load(shift + group * per_group + channel, mask=channel < per_group, other=0.0).to(tl.float32)
     counts = tl.where(inside, tl.minimum(chunk, positions - part * chunk), 0).to(tl.float32)
     average = tl.sum(tl.sum(means * counts, axis=1), axis=0) * share
     away = means - average
-    deviations = tl.load(squares + place, mask=inside, other=0.0) + counts * away * away
+    deviations = tl.load(partial + size + place, mask=inside, other=0.0) + counts * away * away
     variance = tl.sum(tl.sum(deviations, axis=1), axis=0) * share
-    tl.store(group_mean + sample * groups + group, average)
-    tl.store(group_rstd + sample * groups + group, 1.0 / tl.sqrt(variance + eps))
+    tl.store(statistics + sample * groups + group, average)
+    tl.store(statistics + (tl.num_programs(0) + sample) * groups + group, 1.0 / tl.sqrt(variance + eps))
 
 
 @triton.jit
-def _affine(shift, weight, bias, mean, rstd, sample, channel, present, groups, per_group, SHIFTED: tl.constexpr):
+def _affine(shift, weight, bias, statistics, sample, channel, present, groups, per_group, SHIFTED: tl.constexpr):
     """Of each channel: γ, μ − s, 1/√(v + ε) and β, float32."""
     group = sample * groups + channel // per_group
-    centre = tl.load(mean + group, mask=present, other=0.0)
+    centre = tl.load(statistics + group, mask=present, other=0.0)
     if SHIFTED:
         centre -= tl.load(shift + channel, mask=present, other=0.0).to(tl.float32)
     factor = tl.load(weight + channel, mask=present, other=0.0).to(tl.float32)
     offset = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)
-    return factor, centre, tl.load(rstd + group, mask=present, other=0.0), offset
+    inverse = tl.load(statistics + tl.num_programs(1) * groups + group, mask=present, other=0.0)
+    return factor, centre, inverse, offset
 
 
 @triton.jit
@@ -174,8 +165,7 @@ def _apply(
     shift,
     weight,
     bias,
-    mean,
-    rstd,
+    statistics,
     positions,
     channels,
     per_group,
@@ -190,7 +180,7 @@ def _apply(
     present = channel < channels
     groups = channels // per_group
     factor, centre, inverse, offset = _affine(
-        shift, weight, bias, mean, rstd, sample, channel, present, groups, per_group, SHIFTED
+        shift, weight, bias, statistics, sample, channel, present, groups, per_group, SHIFTED
     )
     scale = (factor * inverse)[None, :]
     start = sample.to(tl.int64) * positions * channels
@@ -223,10 +213,8 @@ def _gradient_sums(
     shift,
     weight,
     bias,
-    mean,
-    rstd,
-    totals,
-    correlations,
+    statistics,
+    sums,
     positions,
     channels,
     per_group,
@@ -242,7 +230,7 @@ def _gradient_sums(
     present = channel < channels
     groups = channels // per_group
     factor, centre, inverse, offset = _affine(
-        shift, weight, bias, mean, rstd, sample, channel, present, groups, per_group, SHIFTED
+        shift, weight, bias, statistics, sample, channel, present, groups, per_group, SHIFTED
     )
     start = sample.to(tl.int64) * positions * channels
     first = tl.program_id(0) * STEPS * ROWS
@@ -258,9 +246,9 @@ def _gradient_sums(
         below = _before_activation(above, standard * factor[None, :] + offset[None, :], SILU) * factor[None, :]
         total += below
         correlation += below * standard
-    partial = (sample * chunks + tl.program_id(0)) * channels + channel
-    tl.store(totals + partial, tl.sum(total, axis=0), mask=present)
-    tl.store(correlations + partial, tl.sum(correlation, axis=0), mask=present)
+    target = sums + (sample * chunks + tl.program_id(0)) * channels + channel
+    tl.store(target, tl.sum(total, axis=0), mask=present)
+    tl.store(target + tl.num_programs(1) * chunks * channels, tl.sum(correlation, axis=0), mask=present)
 
 
 @triton.jit
@@ -282,10 +270,8 @@ def _gradient(
     shift,
     weight,
     bias,
-    mean,
-    rstd,
-    totals,
-    correlations,
+    statistics,
+    means,
     output,
     positions,
     channels,
@@ -302,11 +288,11 @@ def _gradient(
     present = channel < channels
     groups = channels // per_group
     factor, centre, inverse, offset = _affine(
-        shift, weight, bias, mean, rstd, sample, channel, present, groups, per_group, SHIFTED
+        shift, weight, bias, statistics, sample, channel, present, groups, per_group, SHIFTED
     )
     group = sample * groups + channel // per_group
-    total = tl.load(totals + group, mask=present, other=0.0)
-    correlation = tl.load(correlations + group, mask=present, other=0.0)
+    total = tl.load(means + group, mask=present, other=0.0)
+    correlation = tl.load(means + tl.num_programs(1) * groups + group, mask=present, other=0.0)
     start = sample.to(tl.int64) * positions * channels
     first = tl.program_id(0) * STEPS * ROWS
     for step in range(STEPS):

@@ -12,20 +12,17 @@ from torch import Tensor
 from .launch import Tiling, on, tiling
 
 
-class ChunkMoments(NamedTuple):
-    """Of each chunk of positions: mean and Σ (x − mean)², float32 (B, chunks, C)."""
+def chunk_moments(maps: Tensor) -> tuple[Tensor, Tiling]:
+    """Mean and Σ (x − mean)² of each chunk of channels-last maps (B, C, H, W).
 
-    mean: Tensor
-    squares: Tensor
-
-
-def chunk_moments(maps: Tensor) -> tuple[ChunkMoments, Tiling]:
-    """Of channels-last maps (B, C, H, W), and how they were cut."""
+    Returns:
+        Both, float32 (2, B, chunks, C), and how the maps were cut.
+    """
     how = tiling(maps)
     partial = maps.new_empty(2, maps.shape[0], how.grid[0], how.channels, dtype=torch.float32)
     with on(maps):
-        _moments[how.grid](maps, None, partial, partial[1], None, None, None, *how[1:], False, False)
-    return ChunkMoments(*partial), how
+        _moments[how.grid](maps, None, partial, *how[1:], False, False)
+    return partial, how
 
 
 class MapStatistics(NamedTuple):
@@ -42,8 +39,8 @@ def map_statistics(maps: Tensor) -> MapStatistics:
     how = tiling(maps)
     partial = maps.new_empty(4, maps.shape[0], how.grid[0], how.channels, dtype=torch.float32)
     with on(maps):
-        _moments[how.grid](maps, None, partial, partial[1], None, partial[2], partial[3], *how[1:], False, True)
-    mean, variance = merged(ChunkMoments(*partial[:2]), how)
+        _moments[how.grid](maps, None, partial, *how[1:], False, True)
+    mean, variance = merged(partial, how)
     lowest, highest = partial[2].amin(dim=1), partial[3].amax(dim=1)
     return MapStatistics(mean, variance, lowest.to(maps.dtype), highest.to(maps.dtype))
 
@@ -61,35 +58,37 @@ def map_moments(maps: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tenso
     how = tiling(maps)
     partial = maps.new_empty(3, maps.shape[0], how.grid[0], how.channels, dtype=torch.float32)
     with on(maps):
-        _moments[how.grid](maps, kept, *partial, None, None, *how[1:], True, False)
+        _moments[how.grid](maps, kept, partial, *how[1:], True, False)
     counts = partial[2]
-    return _merged(ChunkMoments(*partial[:2]), counts / counts.sum(dim=1, keepdim=True).clamp_min(1), counts.sum(dim=1))
+    total = counts.sum(dim=1, keepdim=True).clamp_min_(1)
+    return _merged(partial, counts / total, total[:, 0])
 
 
-def merged(partial: ChunkMoments, how: Tiling) -> tuple[Tensor, Tensor]:
+def merged(partial: Tensor, how: Tiling) -> tuple[Tensor, Tensor]:
     """Mean and variance of all chunks together, (B, C)."""
     chunks, rest = how.grid[0], how.positions % how.chunk
-    shares = partial.mean.new_full((chunks, 1), how.chunk / how.positions)
+    shares = partial.new_full((chunks, 1), how.chunk / how.positions)
     if rest:
         shares[-1] = rest / how.positions
     return _merged(partial, shares, how.positions)
 
 
-def _merged(partial: ChunkMoments, shares: Tensor, total: Tensor | int) -> tuple[Tensor, Tensor]:
+def _merged(partial: Tensor, shares: Tensor, total: Tensor | int) -> tuple[Tensor, Tensor]:
     """Of chunks that hold these shares of so many positions (Chan et al., 1983)."""
-    mean = (shares * partial.mean).sum(dim=1)
-    away = partial.mean - mean[:, None]
-    within = partial.squares.sum(dim=1) / (total.clamp_min(1) if isinstance(total, Tensor) else total)
-    return mean, within + (shares * away.square()).sum(dim=1)
+    means, squares = partial[0], partial[1]
+    mean = (shares * means).sum(dim=1)
+    away = means - mean[:, None]
+    return mean, squares.sum(dim=1) / total + (shares * away.square()).sum(dim=1)
 
 
-def count_beyond(maps: Tensor, thresholds: Tensor, at_least: tuple[bool, ...]) -> Tensor:
+def count_beyond(maps: Tensor, thresholds: Tensor, at_least: tuple[bool, ...], wanted: Tensor | None = None) -> Tensor:
     """Number of positions whose value is at least, or at most, a threshold.
 
     Args:
         maps: channels-last (B, C, H, W).
         thresholds: of the maps' type, (T, B, C), up to four.
         at_least: of each of the T, whether values at least as large are counted, or values at most as large.
+        wanted: which maps are counted in, boolean (B, C); None: all. Counts of the others mean nothing.
 
     Returns:
         (T, B, C), int64.
@@ -97,7 +96,8 @@ def count_beyond(maps: Tensor, thresholds: Tensor, at_least: tuple[bool, ...]) -
     how, directions = tiling(maps), sum(1 << number for number, flag in enumerate(at_least) if flag)
     counts = maps.new_empty(len(at_least), len(maps), how.grid[0], how.channels, dtype=torch.int32)
     with on(maps):
-        _counts[how.grid](maps, thresholds.contiguous(), counts, *how[1:], len(at_least), directions)
+        options = len(at_least), directions, wanted is not None
+        _counts[how.grid](maps, thresholds.contiguous(), wanted, counts, *how[1:], *options)
     return counts.sum(dim=2)
 
 
@@ -125,11 +125,7 @@ def window_beyond(maps: Tensor, below: Tensor, above: Tensor, window: int) -> Te
 def _moments(
     maps,
     kept,
-    mean,
-    squares,
-    counts,
-    lowest,
-    highest,
+    partial,
     positions,
     channels,
     STEPS: tl.constexpr,
@@ -138,7 +134,10 @@ def _moments(
     MASKED: tl.constexpr,
     EXTREMES: tl.constexpr,
 ):
-    """Sums are of differences to the chunk's first value, so that no digits are lost to a mean far from zero."""
+    """Means, then Σ (x − mean)², then counts of what is kept or the extremes, each (B, chunks, C).
+
+    Sums are of differences to the chunk's first value, so that no digits are lost to a mean far from zero.
+    """
     sample, chunks = tl.program_id(1), tl.num_programs(0)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     present = channel < channels
@@ -174,21 +173,23 @@ def _moments(
         count = tl.sum(number, axis=0)
     share = 1.0 / tl.maximum(count, 1.0)
     sums, squared = tl.sum(total, axis=0), tl.sum(square, axis=0)
-    partial = (sample * chunks + tl.program_id(0)) * channels + channel
-    tl.store(mean + partial, origin + sums * share, mask=present)
-    tl.store(squares + partial, tl.maximum(squared - sums * sums * share, 0.0), mask=present)
+    size = tl.num_programs(1) * chunks * channels
+    target = partial + (sample * chunks + tl.program_id(0)) * channels + channel
+    tl.store(target, origin + sums * share, mask=present)
+    tl.store(target + size, tl.maximum(squared - sums * sums * share, 0.0), mask=present)
     if MASKED:
-        tl.store(counts + partial, count, mask=present)
+        tl.store(target + 2 * size, count, mask=present)
     if EXTREMES:
         nothing = tl.where(tl.sum(invalid, axis=0) > 0.0, float("nan"), 0.0)  # the hardware's extremes skip NaN
-        tl.store(lowest + partial, tl.min(low, axis=0) + nothing, mask=present)
-        tl.store(highest + partial, tl.max(high, axis=0) + nothing, mask=present)
+        tl.store(target + 2 * size, tl.min(low, axis=0) + nothing, mask=present)
+        tl.store(target + 3 * size, tl.max(high, axis=0) + nothing, mask=present)
 
 
 @triton.jit
 def _counts(
     maps,
     thresholds,
+    wanted,
     counts,
     positions,
     channels,
@@ -197,27 +198,42 @@ def _counts(
     BLOCK: tl.constexpr,
     CONDITIONS: tl.constexpr,
     DIRECTIONS: tl.constexpr,
+    SOME: tl.constexpr,
 ):
     """A tile's counts of up to four conditions are the bytes of one integer."""
     sample, samples, chunks = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     present = channel < channels
+    if SOME:
+        present = present & (tl.load(wanted + sample * channels + channel, mask=present, other=0) > 0)
     start = sample.to(tl.int64) * positions * channels
     first = tl.program_id(0) * STEPS * ROWS
+    limits, stride = thresholds + sample * channels + channel, samples * channels
+    # Loaded once; where there are fewer conditions the last ones are not looked at.
+    limit0 = tl.load(limits, mask=present, other=0.0).to(tl.float32)[None, :]
+    limit1 = tl.load(limits + (1 % CONDITIONS) * stride, mask=present, other=0.0).to(tl.float32)[None, :]
+    limit2 = tl.load(limits + (2 % CONDITIONS) * stride, mask=present, other=0.0).to(tl.float32)[None, :]
+    limit3 = tl.load(limits + (3 % CONDITIONS) * stride, mask=present, other=0.0).to(tl.float32)[None, :]
     packed = tl.zeros([ROWS, BLOCK], tl.int32)
     for step in range(STEPS):
         position = first + step * ROWS + tl.arange(0, ROWS)
         inside = (position < positions)[:, None] & present[None, :]
         place = start + position[:, None] * channels + channel[None, :]
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
-        for number in tl.static_range(CONDITIONS):
-            where = (number * samples + sample) * channels + channel
-            threshold = tl.load(thresholds + where, mask=present, other=0.0).to(tl.float32)[None, :]
-            holds = value >= threshold if (DIRECTIONS >> number) & 1 else value <= threshold
-            packed += tl.where(holds & inside, 1 << (8 * number), 0)
+        holds = value >= limit0 if DIRECTIONS & 1 else value <= limit0
+        packed += tl.where(holds & inside, 1, 0)
+        if CONDITIONS > 1:
+            holds = value >= limit1 if DIRECTIONS & 2 else value <= limit1
+            packed += tl.where(holds & inside, 1 << 8, 0)
+        if CONDITIONS > 2:
+            holds = value >= limit2 if DIRECTIONS & 4 else value <= limit2
+            packed += tl.where(holds & inside, 1 << 16, 0)
+        if CONDITIONS > 3:
+            holds = value >= limit3 if DIRECTIONS & 8 else value <= limit3
+            packed += tl.where(holds & inside, 1 << 24, 0)
     for number in tl.static_range(CONDITIONS):
         partial = ((number * samples + sample) * chunks + tl.program_id(0)) * channels + channel
-        tl.store(counts + partial, tl.sum((packed >> (8 * number)) & 255, axis=0), mask=present)
+        tl.store(counts + partial, tl.sum((packed >> (8 * number)) & 255, axis=0), mask=channel < channels)
 
 
 @triton.jit
@@ -246,14 +262,18 @@ def _windows(
     for step in range(STEPS):
         position = first + step * ROWS + tl.arange(0, ROWS)
         y, x = position // width, position % width
-        every = (position < positions)[:, None] & present[None, :]
-        for up in tl.static_range(-HALF, HALF + 1):
-            for across in tl.static_range(-HALF, HALF + 1):
-                there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
-                inside = (there & (position < positions))[:, None] & present[None, :]
-                place = start + (position + up * width + across)[:, None] * channels + channel[None, :]
-                value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
-                every = every & ((value < low) | (value > high) | (inside == 0))
-        windows |= every.to(tl.int32)
+        here = (position < positions)[:, None] & present[None, :]
+        value = tl.load(maps + start + position[:, None] * channels + channel[None, :], mask=here, other=0.0)
+        value = value.to(tl.float32)
+        every = here & ((value < low) | (value > high))
+        if tl.max(tl.max(every.to(tl.int32), axis=1), axis=0) > 0:  # few tiles hold a value beyond at all
+            for up in tl.static_range(-HALF, HALF + 1):
+                for across in tl.static_range(-HALF, HALF + 1):
+                    there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
+                    inside = there[:, None] & here
+                    place = start + (position + up * width + across)[:, None] * channels + channel[None, :]
+                    value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
+                    every = every & ((value < low) | (value > high) | (inside == 0))
+            windows |= every.to(tl.int32)
     partial = (sample * chunks + tl.program_id(0)) * channels + channel
     tl.store(found + partial, tl.max(windows, axis=0), mask=present)

@@ -167,7 +167,8 @@ def find_outliers(
     if fused(features) and bool(beyond.any()):
         from ..kernels.masks import kept_positions
 
-        return DenseOutliers(features.shape, (), features.device, *kept_positions(features, lower, upper, *windows))
+        dense = kept_positions(features, lower, upper, beyond, *windows)
+        return DenseOutliers(features.shape, (), features.device, *dense)
     parts = []
     for selection in select_maps(features, beyond):
         low, high = (values[selection.index] for values in (lower, upper))
@@ -229,11 +230,10 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
     if by_counting:
         least = torch.stack([lowest, torch.where(above, bounds[1], lowest)])
         most = torch.stack([torch.where(below, bounds[0], highest), highest])
-        wanted = (top | bottom).expand_as(least)
-        least, most = torch.where(wanted, least, 0), torch.where(wanted, most, 0)
-        statistics = order_statistics_by_counting(features, (low_rank, high_rank), least, most)
+        wanted = top | bottom
+        statistics = order_statistics_by_counting(features, (low_rank, high_rank), least, most, wanted)
         lower, upper = widened(*statistics, margin)
-        lower, upper = torch.where(wanted[0], lower, -torch.inf), torch.where(wanted[0], upper, torch.inf)
+        lower, upper = torch.where(wanted, lower, -torch.inf), torch.where(wanted, upper, torch.inf)
         return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
     upper, lower = torch.full_like(highest, torch.inf), torch.full_like(lowest, -torch.inf)
     for selection in select_maps(features, top | bottom):

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .maps import FEW_VALUES
-from .moments import count_where
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -43,27 +42,30 @@ def widened(low: Tensor, high: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def order_statistics_by_counting(
-    maps: Tensor, ranks: tuple[int, int], lowest: Tensor, highest: Tensor
+    maps: Tensor, ranks: tuple[int, int], lowest: Tensor, highest: Tensor, wanted: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Each map's numbers of two ranks from the smallest, halving the numbers of its type between two bounds.
 
-    Every step counts once for both; neighbouring numbers of half precision are found in sixteen steps at the most.
+    Every step counts once for both, on a GPU; numbers of half precision are found in sixteen steps at the most.
 
     Args:
         maps: (B, C, H, W), of a type of two bytes.
         ranks: from 1 to H·W.
         lowest: not above the numbers of these ranks, (2, B, C), of the maps' type.
         highest: not below them.
+        wanted: of which maps, boolean (B, C).
 
     Returns:
-        Two of shape (B, C); of no meaning for maps that hold NaN.
+        Two of shape (B, C); of no meaning for other maps, and for those that hold NaN.
     """
-    low, high = order_of(lowest).int(), order_of(highest).int()
-    wanted = torch.tensor(ranks, device=maps.device)[:, None, None]
+    from ..kernels.statistics import count_beyond
+
+    low, high = (torch.where(wanted, order_of(bound).int(), 0) for bound in (lowest, highest))
+    below = torch.tensor(ranks, device=maps.device)[:, None, None]
     for _ in range(int((high - low).clamp_min_(0).max()).bit_length()):
         middle = (low + high) >> 1
         thresholds = value_at(middle.to(_INTEGERS[maps.element_size()]), maps.dtype)
-        enough = count_where(maps, *((torch.le, threshold) for threshold in thresholds)) >= wanted
+        enough = count_beyond(maps, thresholds, (False, False), wanted) >= below
         low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
     found = value_at(high.to(_INTEGERS[maps.element_size()]), maps.dtype)
     return found[0], found[1]

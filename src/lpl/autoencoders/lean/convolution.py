@@ -55,10 +55,8 @@ class FrozenConvolution(torch.autograd.Function):
         """Computes in `dtype`, if one is given, and otherwise in the dtype that input and weight share."""
         cast_weight = weight if dtype is None else weight.to(dtype)
         cast_bias = bias if dtype is None or bias is None else bias.to(dtype)
-        output = _convolution(input, cast_weight, cast_bias, residual, geometry)
-        if relu:
-            output.relu_()
-        positive = positive_mask(output) if relu and any(ctx.needs_input_grad) else None
+        marked = relu and any(ctx.needs_input_grad)
+        output, positive = _convolution(input, cast_weight, cast_bias, residual, geometry, relu, marked)
         ctx.save_for_backward(weight, positive)
         ctx.geometry, ctx.input_shape = geometry, input.shape
         return output
@@ -76,19 +74,28 @@ class FrozenConvolution(torch.autograd.Function):
 
 
 def _convolution(
-    input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, geometry: Geometry
-) -> Tensor:
-    """conv(x, w) + b + r."""
-    if fused(input) and (residual is None or fused(residual)):
-        output = torch.convolution(input, weight, None, *geometry)
-        if fused(output):
-            from ...kernels.addition import add_
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    geometry: Geometry,
+    relu: bool,
+    marked: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """conv(x, w) + b + r, with ReLU or not, and with `marked` where that is positive, a byte a value."""
+    fuse = fused(input) and (residual is None or fused(residual))
+    output = torch.convolution(input, weight, None if fuse else bias, *geometry)
+    if fuse and fused(output):
+        from ...kernels.addition import add_
 
-            return add_(output, bias, residual)
-        output.add_(bias.view(-1, *[1] * (output.ndim - 2)) if bias is not None else 0)
-    else:
-        output = torch.convolution(input, weight, bias, *geometry)
-    return output if residual is None else output.add_(residual)
+        return output, add_(output, bias, residual, relu, marked)
+    if fuse and bias is not None:
+        output.add_(bias.view(-1, 1, 1))
+    if residual is not None:
+        output.add_(residual)
+    if relu:
+        output.relu_()
+    return output, positive_mask(output) if marked else None
 
 
 def _input_gradient(ctx: Any, grad: Tensor, weight: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class FusedGroupNormActivation(torch.autograd.Function):
         from ...kernels.group_norm import forward
 
         output, statistics = forward(input, shift, weight, bias, groups, eps, activation)
-        ctx.save_for_backward(shift, weight, bias, *statistics, *shortened(input))
+        ctx.save_for_backward(shift, weight, bias, statistics, *shortened(input))
         ctx.activation = activation
         return output
 
@@ -102,11 +102,10 @@ class FusedGroupNormActivation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The input's gradient."""
-        from ...kernels.group_norm import Statistics, backward
+        from ...kernels.group_norm import backward
 
-        shift, weight, bias, mean, rstd, *kept = ctx.saved_tensors
+        shift, weight, bias, statistics, *kept = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        statistics = Statistics(mean, rstd)
         grad_input = backward(grad, lengthened(*kept), shift, weight, bias, statistics, ctx.activation)
         return grad_input, None, None, None, None, None, None
 
