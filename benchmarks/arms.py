@@ -70,8 +70,8 @@ _IN_TURN = {**_LPL, "micro_batch": 6}  # enough for a GPU to be busy
 ARMS = {
     L2: Arm(),
     EXACT: Arm(_IN_TURN),
-    "exact LPL, one sample at a time": Arm({**_LPL, "micro_batch": 1}),
-    "exact LPL, all samples at once": Arm(_LPL),
+    "one sample at a time": Arm({**_LPL, "micro_batch": 1}),
+    "all samples at once": Arm(_LPL),
     "half of the samples": Arm(_IN_TURN, _estimator("GatedSubset", fraction=0.5), estimator=True),
     "quarter of the samples": Arm(_IN_TURN, _estimator("GatedSubset", fraction=0.25), estimator=True),
     "window of 16², margin 4": Arm(
@@ -175,9 +175,10 @@ class Bench:
         return self._peak()
 
     def rounds(self, name: str, batch: int, steps: int) -> Callable[[], None]:
-        """A function that trains an arm for some steps; it has done so once."""
+        """A function that trains an arm for some steps; it has taken one."""
         step = self.step(name, batch)
-        count = 0
+        step(0)
+        count = 1
 
         def run() -> None:
             nonlocal count
@@ -185,7 +186,6 @@ class Bench:
                 step(count)
                 count += 1
 
-        run()
         return run
 
     def step(self, name: str, batch: int) -> Callable[[int], None]:

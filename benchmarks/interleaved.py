@@ -6,7 +6,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,14 @@ def interleaved(
     Returns:
         The seconds of each, by round.
     """
+    *_, seconds = interleaved_rounds(functions, rounds, device, seed)
+    return seconds
+
+
+def interleaved_rounds(
+    functions: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, seed: int = 0
+) -> Iterator[dict[str, list[float]]]:
+    """The same, round by round: yields the seconds so far, so that what ends early has lost nothing."""
     order = list(functions)
     shuffle = random.Random(seed).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -57,7 +65,7 @@ def interleaved(
                 bar.update(task, description=f"timing {name}")
                 seconds[name].append(timed(functions[name], device))
                 bar.advance(task)
-    return seconds
+            yield seconds
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:

@@ -11,7 +11,7 @@ on them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from lpl.errors import explained
 
 from .arms import ARMS, EXACT, L2, Bench, Settings, out_of_memory
 from .environment import environment, hardware_line
-from .interleaved import Spread, interleaved, progress, ratios, spread
+from .interleaved import Spread, interleaved_rounds, progress, ratios, spread
 from .tables import Table, console, number, percent, show, write_markdown
 
 PAPER = {EXACT: (0.58, 1.75)}  # throughput and memory over ℓ2's: appendix, MMDiT-XL/2 at 512² on A100s
@@ -55,16 +55,16 @@ def main(
         names = [name for name in ARMS if name == L2 or not only or any(word in name for word in only)]
         batch = batch or _largest_batch(bench)
     bench.compile()
-    result = _measured(bench, names, batch, steps, repeats)
-    about = environment(bench.device)
-    drawn = _table(result, settings, hardware_line(about))
-    show(drawn)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "training.md").write_text(drawn.markdown(), encoding="utf-8")
+    about = environment(bench.device)
+    for result in _measured(bench, names, batch, steps, repeats):  # written after each round: a GPU may be taken away
+        drawn = _table(result, settings, hardware_line(about))
+        (output / "training.md").write_text(drawn.markdown(), encoding="utf-8")
+        content = json.dumps({"environment": about, "settings": vars(settings), **result}, indent=1, ensure_ascii=False)
+        (output / "training.json").write_text(content + "\n", encoding="utf-8")
+    show(drawn)
     if markdown is not None:
         write_markdown(markdown, "training", drawn.markdown())
-    content = {"environment": about, "settings": vars(settings), **result}
-    (output / "training.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     console().print(f"written: {output / 'training.md'}, {output / 'training.json'}", highlight=False)
 
 
@@ -101,11 +101,12 @@ def _largest_batch(bench: Bench) -> int:
         return largest(fits)
 
 
-def _measured(bench: Bench, names: list[str], batch: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Peak memory and throughput of the arms; a batch that turns out too large is made smaller."""
+def _measured(bench: Bench, names: list[str], batch: int, steps: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Peak memory and throughput of the arms, after each round; a batch that turns out too large is made smaller."""
     while True:
         try:
-            return _measured_at(bench, names, batch, steps, repeats)
+            yield from _measured_at(bench, names, batch, steps, repeats)
+            return
         except Exception as error:
             if not out_of_memory(error) or batch == 1:
                 raise
@@ -113,34 +114,33 @@ def _measured(bench: Bench, names: list[str], batch: int, steps: int, repeats: i
         bench.free()
 
 
-def _measured_at(bench: Bench, names: list[str], batch: int, steps: int, repeats: int) -> dict[str, Any]:
+def _measured_at(bench: Bench, names: list[str], batch: int, steps: int, repeats: int) -> Iterator[dict[str, Any]]:
     failed: dict[str, str] = {}
     peaks = _peaks(bench, names, batch, failed)
     works: dict[str, Callable[[], None]] = {}
     with progress() as bar:
         for name in bar.track(list(peaks), description=f"first steps at batch {batch}"):
             works[name] = bench.rounds(name, batch, steps)
-    seconds = interleaved(works, repeats, bench.device, bench.settings.seed)
-    arms = [
-        {
-            "arm": name,
-            "images_per_second": spread([batch * steps / value for value in seconds[name]]),
-            "throughput": ratios(seconds[L2], seconds[name]),
-            "peak_bytes": peaks[name],
-            "memory": peaks[name] / peaks[L2],
-            "passed": bench.share_passed(name),
-        }
-        for name in peaks
-    ]
     denoiser, perceptual = bench.operations(EXACT)
     about = {
         "batch": batch,
         "steps": steps,
-        "repeats": repeats,
         "parameters": bench.parameters,
         "operations": {"denoiser": denoiser, "perceptual": perceptual},
     }
-    return {**about, "arms": arms, "failed": failed}
+    for seconds in interleaved_rounds(works, repeats, bench.device, bench.settings.seed):
+        arms = [
+            {
+                "arm": name,
+                "images_per_second": spread([batch * steps / value for value in seconds[name]]),
+                "throughput": ratios(seconds[L2], seconds[name]),
+                "peak_bytes": peaks[name],
+                "memory": peaks[name] / peaks[L2],
+                "passed": bench.share_passed(name),
+            }
+            for name in peaks
+        ]
+        yield {**about, "repeats": len(seconds[L2]), "arms": arms, "failed": failed}
 
 
 def _peaks(bench: Bench, names: list[str], batch: int, failed: dict[str, str]) -> dict[str, int]:

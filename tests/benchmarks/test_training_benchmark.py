@@ -48,6 +48,13 @@ def test_command_on_a_cpu(tmp_path) -> None:
     assert "0.62, 1.10" in page
 
 
+def test_a_run_that_is_cut_short_keeps_its_rounds() -> None:
+    bench = Bench(Settings("T", 2, 32, "tiny", "no", False, "cpu", 0))
+    rounds = training._measured(bench, [L2, EXACT], batch=2, steps=1, repeats=3)
+    assert next(rounds)["repeats"] == 1
+    assert next(rounds)["repeats"] == 2
+
+
 def test_a_batch_is_needed_on_a_cpu() -> None:
     called = call("--no-compile")
     assert called.exit_code == 1
@@ -83,7 +90,7 @@ def test_a_batch_that_is_too_large_after_all_is_made_smaller(monkeypatch) -> Non
         return None if batch > 3 else 1000
 
     monkeypatch.setattr(bench, "peak_bytes", peak)
-    result = training._measured(bench, [L2, EXACT], batch=4, steps=1, repeats=1)
+    (result,) = training._measured(bench, [L2, EXACT], batch=4, steps=1, repeats=1)
     assert result["batch"] == 3
     assert tried == [4, 3, 3]
 

@@ -36,8 +36,8 @@ def kept_positions(
         for number, (window, every) in enumerate(((closing, False), (opening, True))):
             half = window // 2
             if half or number == 1:
-                _windows[how.grid](flags, beyond, other, counts, *size, *cut, half, 0, every, False)
-                _windows[how.grid](other, beyond, flags, counts, *size, *cut, 0, half, every, number == 1)
+                _combined[how.grid](flags, beyond, other, counts, *size, *cut, half, 0, every, False)
+                _combined[how.grid](other, beyond, flags, counts, *size, *cut, 0, half, every, number == 1)
     return flags, counts.sum(dim=1)
 
 
@@ -73,7 +73,7 @@ def _within(
 
 
 @triton.jit
-def _windows(
+def _combined(
     source,
     beyond,
     output,
