@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-from lpl import LatentPerceptualLoss
+from lpl import DecoderFeatures, LatentPerceptualLoss
 from lpl.autoencoders.lean import attention
 
 
@@ -94,6 +94,13 @@ def test_kernels_were_used(device: torch.device, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(statistics, "map_moments", lambda *a, o=statistics.map_moments: seen.add("moments") or o(*a))
     outcome(autoencoder(), device, torch.bfloat16)
     assert seen == {"forward", "backward", "add_", "moments"}
+
+
+def test_half_precision_runs_channels_last_whatever_the_weights(device: torch.device) -> None:
+    model = autoencoder().bfloat16().to(device)
+    assert not model.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    for features in DecoderFeatures(model)(torch.randn(2, 4, 6, 6, device=device)).values():
+        assert features.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_autoencoder_that_is_on_the_device_already(device: torch.device) -> None:

@@ -173,6 +173,7 @@ def test_table9(shelf: StudyFolder) -> None:
         ]
         assert {entry["seed"] for entry in chosen} == {0, 10_000}
     assert "chosen on samples of other noise" in " ".join(results["caption"])
+    assert "Chosen at an end of its sweep" in " ".join(results["caption"])  # a sweep of two has nothing between
 
 
 @pytest.mark.slow

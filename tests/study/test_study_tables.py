@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 from scipy import stats
 from small_studies import STUDY, StudyFolder
 
-from lpl.study import load_study
+from lpl.study import load_study, tables
 from lpl.study.planning import Point
 from lpl.study.tables import StudyTable, make_table
 from lpl.study.terminal import markdown_table, terminal_table
@@ -150,3 +151,22 @@ def test_a_measure_that_was_left_out_is_named_with_the_reason_that_the_evaluatio
         entry.measurement["entry"]["notes"] = ["frechet_distance: 250 samples are too few", "precision: is nan"]
     table = make_table(study, evidence, (0,))
     assert "Not measured: Fréchet distance; 250 samples are too few." in table.caption
+
+
+@pytest.mark.parametrize(
+    ("swept", "value", "noted"),
+    [
+        ([1.0, 2.0, 3.0], 3.0, True),
+        ([1.0, 2.0, 3.0], 2.0, False),
+        ([2.0, 1.0], 1.0, True),
+        ([True, False], True, False),
+    ],
+)
+def test_a_choice_at_an_end_of_its_sweep_is_noted(swept: list, value: float, noted: bool) -> None:
+    arms = {"l2": SimpleNamespace(label="ℓ2")}
+    config = SimpleNamespace(arms=arms, sweep_of=lambda arm: {"sampling.guidance_scale": swept})
+    made = SimpleNamespace(study=SimpleNamespace(config=config), chosen={"l2": (("sampling.guidance_scale", value),)})
+    lines = tables._ends_in_words(made)
+    assert bool(lines) == noted
+    if noted:
+        assert f"ℓ2 (guidance_scale={value:g})" in lines[0]

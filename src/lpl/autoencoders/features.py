@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..kernels import laid_out
 from .blocks import DecoderLayout, known_autoencoders, layout_of
 from .lean import make_lean
 from .lean.modules import Lean
@@ -147,7 +148,7 @@ class TruncatedDecoder(nn.Module):
         self.stages = frozen_copy(nn.ModuleList(layout.blocks[name] for name in self.block_names))
 
     def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        hidden, context = self.stem(latents)
+        hidden, context = self.stem(laid_out(latents))
         features: dict[str, Tensor] = {}
         for name, block in zip(self.block_names, self.stages, strict=True):
             hidden = block(hidden, context) if self.takes_context else block(hidden)

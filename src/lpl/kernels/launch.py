@@ -28,9 +28,28 @@ def fused(*maps: Tensor) -> bool:
     return all(_taken(value) for value in maps)
 
 
+def laid_out(maps: Tensor) -> Tensor:
+    """Maps (B, C, H, W) of half precision channels-last where the kernels run, anything else as it is.
+
+    A convolution of such maps gives such maps, whatever its weight's layout.
+    """
+    if not HAS_TRITON or torch.compiler.is_compiling() or not _here(maps) or maps.ndim != 4 or maps.itemsize != 2:
+        return maps
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def _here(maps: Tensor) -> bool:
+    return maps.is_cuda or (ON_CPU and maps.is_cpu)
+
+
 def _taken(maps: Tensor) -> bool:
-    here = maps.is_cuda or (ON_CPU and maps.is_cpu)
-    return here and maps.ndim == 4 and maps.dtype in DTYPES and maps.numel() > 0 and maps.movedim(1, -1).is_contiguous()
+    return (
+        _here(maps)
+        and maps.ndim == 4
+        and maps.dtype in DTYPES
+        and maps.numel() > 0
+        and maps.movedim(1, -1).is_contiguous()
+    )
 
 
 class Tiling(NamedTuple):

@@ -230,6 +230,7 @@ def _caption(table: StudyTable) -> list[str]:
         lines += _others_in_words(config)
     if table.chosen:
         lines.append(_choice_in_words(table))
+        lines += _ends_in_words(table)
     if any(cell.paper for row in table.cells for cell in row) and config.paper:
         setting = f" ({config.paper.setting})" if config.paper.setting else ""
         lines.append(
@@ -292,6 +293,22 @@ def _reasons(table: StudyTable, measure: str) -> list[str]:
     notes = [note for measurement in measurements for note in measurement["entry"].get("notes", ())]
     found = [note.removeprefix(f"{measure}: ") for note in notes if note.startswith(f"{measure}: ")]
     return list(dict.fromkeys(found))
+
+
+def _ends_in_words(table: StudyTable) -> list[str]:
+    """Which arms' choice lies at an end of a sweep over numbers, so that the best may lie beyond."""
+    config, ends = table.study.config, []
+    for arm, values in table.chosen.items():
+        for key, value in values:
+            swept = config.sweep_of(arm)[key]
+            numbers = [entry for entry in swept if isinstance(entry, (int, float)) and not isinstance(entry, bool)]
+            if len(numbers) == len(swept) > 1 and value in (min(numbers), max(numbers)):
+                ends.append(f"{config.arms[arm].label or arm} ({describe_values(((key, value),))})")
+    if not ends:
+        return []
+    return [
+        f"Chosen at an end of its sweep, so that a better value may lie beyond: {', '.join(ends)}; widen the sweep."
+    ]
 
 
 def _choice_in_words(table: StudyTable) -> str:
