@@ -228,19 +228,35 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
         survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
         top, bottom = top & survive, bottom & survive
     if by_counting:
-        least = torch.stack([lowest, torch.where(above, bounds[1], lowest)])
-        most = torch.stack([torch.where(below, bounds[0], highest), highest])
-        wanted = top | bottom
-        statistics = order_statistics_by_counting(features, (low_rank, high_rank), least, most, wanted)
-        lower, upper = widened(*statistics, margin)
-        lower, upper = torch.where(wanted, lower, -torch.inf), torch.where(wanted, upper, torch.inf)
-        return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
-    upper, lower = torch.full_like(highest, torch.inf), torch.full_like(lowest, -torch.inf)
-    for selection in select_maps(features, top | bottom):
-        maps, index = selection.take(features), selection.index
-        lower[index], upper[index] = widened_order_statistics(maps, low_rank, high_rank, margin[index])
+        between = (
+            torch.stack([lowest, torch.where(above, bounds[1], lowest)]),
+            torch.stack([torch.where(below, bounds[0], highest), highest]),
+        )
+        lower, upper = _widened_by_counting(features, top | bottom, (low_rank, high_rank), between, margin)
+    else:
+        lower, upper = _widened_by_partition(features, top | bottom, (low_rank, high_rank), margin)
     # Written so that maps that hold NaN, which no threshold bounds, count among those that have outliers.
     return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
+
+
+def _widened_by_counting(
+    features: Tensor, wanted: Tensor, ranks: tuple[int, int], between: tuple[Tensor, Tensor], margin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Both thresholds (B, C) of the maps wanted, infinite for the others; their order statistics lie `between`."""
+    low, high = order_statistics_by_counting(features, ranks, *between, wanted)
+    lower, upper = widened(low, high, margin)
+    return torch.where(wanted, lower, -torch.inf), torch.where(wanted, upper, torch.inf)
+
+
+def _widened_by_partition(
+    features: Tensor, wanted: Tensor, ranks: tuple[int, int], margin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same, of the maps wanted alone, taken out."""
+    lower, upper = (features.new_full(wanted.shape, value) for value in (-torch.inf, torch.inf))
+    for selection in select_maps(features, wanted):
+        maps, index = selection.take(features), selection.index
+        lower[index], upper[index] = widened_order_statistics(maps, *ranks, margin[index])
+    return lower, upper
 
 
 def _survivors(
