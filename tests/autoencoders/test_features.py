@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import zoo
+from layouts import channels_last
 from lpl import DecoderFeatures
 from lpl.autoencoders import TAEF2, LatentScaling
 
@@ -228,3 +229,18 @@ def test_real_taef2_features(shared) -> None:
     expected = hooked("taef2", model, latents, features.blocks)
     for block, value in features(latents).items():
         torch.testing.assert_close(value, expected[block], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_channels_last_latents_give_the_same_features(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As half-precision latents are laid out on a GPU."""
+    features = DecoderFeatures(zoo.make(name))
+    latents = latents_for(features).requires_grad_()
+    expected = features(latents)
+    (expected_gradient,) = torch.autograd.grad(sum(maps.square().mean() for maps in expected.values()), latents)
+    monkeypatch.setattr("lpl.autoencoders.features.laid_out", channels_last)
+    found = features(latents)
+    (gradient,) = torch.autograd.grad(sum(maps.square().mean() for maps in found.values()), latents)
+    for block, maps in found.items():
+        torch.testing.assert_close(maps, expected[block], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-5 * float(expected_gradient.abs().max()))

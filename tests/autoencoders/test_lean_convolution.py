@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lpl.autoencoders.lean import kept_bytes, make_lean
-from lpl.autoencoders.lean.convolution import Geometry, fold_upsampling, frozen_convolution
+from lpl.autoencoders.lean.convolution import Geometry, fold_upsampling, frozen_convolution, transposed
 
 CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "3x3": (lambda: nn.Conv2d(3, 4, 3, padding=1), (2, 3, 4, 5)),
@@ -25,6 +25,23 @@ CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def frozen(module: nn.Module) -> nn.Module:
     return module.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_gradient_as_a_transposed_convolution(name: str) -> None:
+    """What a GPU computes."""
+    torch.manual_seed(0)
+    make, shape = CONVOLUTIONS[name]
+    plain = frozen(make().double())
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    output = plain(x)
+    grad = torch.randn_like(output)
+    (expected,) = torch.autograd.grad(output, x, grad)
+    geometry = Geometry(
+        plain.stride, plain.padding, plain.dilation, plain.transposed, plain.output_padding, plain.groups
+    )
+    gradient = torch.convolution(grad, plain.weight, None, *transposed(geometry, x.shape, grad, plain.weight))
+    torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)

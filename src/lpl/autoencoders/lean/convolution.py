@@ -100,13 +100,13 @@ def _convolution(
 
 def _input_gradient(ctx: Any, grad: Tensor, weight: Tensor) -> Tensor:
     if fused(grad):  # a transposed convolution asks for no input, and so for no copy of a stand-in's layout
-        return torch.convolution(grad, weight, None, *_transposed(ctx.geometry, ctx.input_shape, grad, weight))
+        return torch.convolution(grad, weight, None, *transposed(ctx.geometry, ctx.input_shape, grad, weight))
     input = _stand_in(ctx.input_shape, grad, weight)
     backward = torch.ops.aten.convolution_backward
     return backward(grad, input, weight, None, *ctx.geometry, (True, False, False))[0]
 
 
-def _transposed(geometry: Geometry, shape: torch.Size, grad: Tensor, weight: Tensor) -> Geometry:
+def transposed(geometry: Geometry, shape: torch.Size, grad: Tensor, weight: Tensor) -> Geometry:
     """The geometry of a convolution that takes the output's gradient to that of the input, of this shape."""
     rest = [0] * (grad.ndim - 2)
     if not geometry.transposed:
