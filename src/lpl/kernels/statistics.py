@@ -136,7 +136,8 @@ def _moments(
 ):
     """Means, then Σ (x − mean)², then counts of what is kept or the extremes, each (B, chunks, C).
 
-    Sums are of differences to the chunk's first value, so that no digits are lost to a mean far from zero.
+    Sums are of differences to the mean of what counts of the chunk's first rows, so that no digits are lost to a mean
+    far from zero, nor to an outlier that does not count.
     """
     sample, chunks = tl.program_id(1), tl.num_programs(0)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
@@ -144,11 +145,18 @@ def _moments(
     start = sample.to(tl.int64) * positions * channels
     first = tl.program_id(0) * STEPS * ROWS
     last = tl.minimum(first + STEPS * ROWS, positions)
-    origin = tl.load(maps + start + first * channels + channel, mask=present, other=0.0).to(tl.float32)
+    position = first + tl.arange(0, ROWS)
+    counted = (position < positions)[:, None] & present[None, :]
+    place = start + position[:, None] * channels + channel[None, :]
+    value = tl.load(maps + place, mask=counted, other=0.0).to(tl.float32)
+    if MASKED:
+        counted = tl.load(kept + place, mask=counted, other=0) > 0
+    origin = tl.sum(tl.where(counted, value, 0.0), axis=0)
+    origin = origin / tl.maximum(tl.sum(tl.where(counted, 1.0, 0.0), axis=0), 1.0)
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     square = tl.zeros([ROWS, BLOCK], tl.float32)
-    low = tl.zeros([ROWS, BLOCK], tl.float32) + origin[None, :]
-    high = low
+    low = tl.zeros([ROWS, BLOCK], tl.float32) + float("inf")
+    high = -low
     invalid = tl.zeros([ROWS, BLOCK], tl.float32)
     number = tl.zeros([ROWS, BLOCK], tl.float32)
     for step in range(STEPS):
@@ -164,10 +172,9 @@ def _moments(
         total += away
         square += away * away
         if EXTREMES:
-            filled = tl.where(inside, value, origin[None, :])
-            low = tl.minimum(low, filled)
-            high = tl.maximum(high, filled)
-            invalid += tl.where(filled != filled, 1.0, 0.0)
+            low = tl.minimum(low, tl.where(inside, value, float("inf")))
+            high = tl.maximum(high, tl.where(inside, value, float("-inf")))
+            invalid += tl.where(value != value, 1.0, 0.0)
     count = (last - first).to(tl.float32)
     if MASKED:
         count = tl.sum(number, axis=0)

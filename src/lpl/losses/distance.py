@@ -46,8 +46,6 @@ class SquaredDistance(torch.autograd.Function):
             squares, kept = _in_two_passes(prediction, target, outliers, keep)
             ctx.save_for_backward(*kept)
             return squares
-        if isinstance(outliers, DenseOutliers):
-            outliers = outliers.in_parts()
         squares = prediction.new_zeros(prediction.shape[:2], dtype=wide_type(prediction.dtype))
         kept = room_for(prediction) if keep and shorten else ()
         # Where 24 bits of the difference are kept, the whole of it need not be held.

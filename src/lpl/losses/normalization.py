@@ -41,27 +41,29 @@ def masked_statistics(
         Mean and standard deviation, each (B, C), in float32 at least, with gradient where the features have one. The
         variance divides by the number of positions.
     """
-    if isinstance(outliers, DenseOutliers) and (not fused(features) or _differentiable(features)):
-        outliers = outliers.in_parts()
-    if isinstance(outliers, DenseOutliers):
+    differentiable = features.requires_grad and torch.is_grad_enabled()
+    if isinstance(outliers, DenseOutliers) and fused(features) and not differentiable:
         from ..kernels.statistics import map_moments
 
         mean, variance = map_moments(features, outliers.kept)
-    elif _differentiable(features):
-        variance, mean = torch.var_mean(features.to(wide_type(features.dtype)), dim=(-2, -1), correction=0)
     else:
-        mean, variance = moments(features)
-    for part in () if outliers is None else outliers.parts:  # nearly all maps of most decoders have no outlier
-        kept_mean, kept_variance = _statistics_of_kept(part.selection.take(features), part, mean[part.selection.index])
-        mean = mean.index_put(part.selection.index, kept_mean)
-        variance = variance.index_put(part.selection.index, kept_variance)
+        mean, variance = _moments_in_parts(features, outliers, differentiable)
     floor = variance_floor * variance.detach().mean(dim=1, keepdim=True)
     tiny = torch.finfo(variance.dtype).tiny ** 0.5
     return mean, variance.clamp_min(tiny).maximum(floor).sqrt()
 
 
-def _differentiable(features: Tensor) -> bool:
-    return features.requires_grad and torch.is_grad_enabled()
+def _moments_in_parts(features: Tensor, outliers: Outliers | None, differentiable: bool) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every map, (B, C), and again of the few that have an outlier."""
+    if differentiable:
+        variance, mean = torch.var_mean(features.to(wide_type(features.dtype)), dim=(-2, -1), correction=0)
+    else:
+        mean, variance = moments(features)
+    for part in () if outliers is None else outliers.parts:
+        kept_mean, kept_variance = _statistics_of_kept(part.selection.take(features), part, mean[part.selection.index])
+        mean = mean.index_put(part.selection.index, kept_mean)
+        variance = variance.index_put(part.selection.index, kept_variance)
+    return mean, variance
 
 
 def _statistics_of_kept(maps: Tensor, part: OutlierMaps, mean: Tensor) -> tuple[Tensor, Tensor]:

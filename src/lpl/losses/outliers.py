@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,9 +80,8 @@ class Outliers:
         return features
 
 
-@dataclass(frozen=True)
 class DenseOutliers(Outliers):
-    """ρ for a block with a byte for every position, as the kernels take it.
+    """ρ for a block with a byte for every position, as the kernels take it; its `parts` are made when asked for.
 
     Attributes:
         kept: uint8 (B, C, H, W), channels-last, 1 where a position is kept and 0 where it is not.
@@ -90,6 +90,19 @@ class DenseOutliers(Outliers):
 
     kept: Tensor
     count: Tensor
+
+    def __init__(self, kept: Tensor, count: Tensor) -> None:
+        for name, value in {"shape": kept.shape, "device": kept.device, "kept": kept, "count": count}.items():
+            object.__setattr__(self, name, value)
+
+    @functools.cached_property
+    def parts(self) -> tuple[OutlierMaps, ...]:
+        """The maps that have an outlier, for what knows no dense masks."""
+        masked = self.count < math.prod(self.shape[-2:])
+        return tuple(
+            OutlierMaps(selection, selection.take(self.kept), self.count[selection.index])
+            for selection in select_maps(self.kept, masked)
+        )
 
     def positions(self) -> Tensor:
         """Number of positions kept in every map, (B, C); at least 1."""
@@ -102,13 +115,6 @@ class DenseOutliers(Outliers):
     def mask(self) -> Tensor:
         """ρ in full."""
         return self.kept.bool()
-
-    def in_parts(self) -> Outliers:
-        """The same, held for the maps that have an outlier alone."""
-        parts = []
-        for selection in select_maps(self.kept, self.count < math.prod(self.shape[-2:])):
-            parts.append(OutlierMaps(selection, selection.take(self.kept), self.count[selection.index]))
-        return Outliers(self.shape, tuple(parts), self.device)
 
 
 def outlier_mask(
@@ -167,8 +173,7 @@ def find_outliers(
     if fused(features) and bool(beyond.any()):
         from ..kernels.masks import kept_positions
 
-        dense = kept_positions(features, lower, upper, beyond, *windows)
-        return DenseOutliers(features.shape, (), features.device, *dense)
+        return DenseOutliers(*kept_positions(features, lower, upper, beyond, *windows))
     parts = []
     for selection in select_maps(features, beyond):
         low, high = (values[selection.index] for values in (lower, upper))
