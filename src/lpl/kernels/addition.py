@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import on, tiling
+from .tiles import channels_of, tile
 
 
 def add_(
@@ -63,16 +64,11 @@ def _add(
     RELU: tl.constexpr,
     MARKED: tl.constexpr,
 ):
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
-    start = tl.program_id(1).to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
+    channel, present = channels_of(channels, BLOCK)
     if BIASED:
         constant = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)[None, :]
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
         if BIASED:
             value += constant
@@ -96,14 +92,9 @@ def _where(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
-    start = tl.program_id(1).to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
+    channel, present = channels_of(channels, BLOCK)
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         value = tl.load(gradient + place, mask=inside, other=0.0)
         flag = tl.load(positive + place, mask=inside, other=0) > 0
         tl.store(output + place, tl.where(flag, value, 0.0).to(output.dtype.element_ty), mask=inside)

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import on, tiling
+from .tiles import channels_of, tile
 
 
 def difference_sums(first: Tensor, second: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -69,17 +70,12 @@ def _sums(
     MASKED: tl.constexpr,
 ):
     sample, chunks = tl.program_id(1), tl.num_programs(0)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
+    channel, present = channels_of(channels, BLOCK)
     square = tl.zeros([ROWS, BLOCK], tl.float32)
     most = tl.zeros([ROWS, BLOCK], tl.float32)
     invalid = tl.zeros([ROWS, BLOCK], tl.float32)
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         a = tl.load(first_maps + place, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(second_maps + place, mask=inside, other=0.0).to(tl.float32)
         difference = a - b
@@ -109,15 +105,10 @@ def _levels(
     MASKED: tl.constexpr,
 ):
     sample = tl.program_id(1)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     steps = tl.load(factor + sample * channels + channel, mask=present, other=0.0)[None, :]
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         a = tl.load(first_maps + place, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(second_maps + place, mask=inside, other=0.0).to(tl.float32)
         difference = a - b
@@ -131,14 +122,9 @@ def _levels(
 @triton.jit
 def _values(levels, scale, maps, positions, channels, STEPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     sample = tl.program_id(1)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     steps = tl.load(scale + sample * channels + channel, mask=present, other=0.0)[None, :]
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         level = tl.load(levels + place, mask=inside, other=0).to(tl.float32)
         tl.store(maps + place, (level * tl.abs(level) * steps).to(maps.dtype.element_ty), mask=inside)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .launch import Tiling, next_power, on, tiling
 from .statistics import chunk_moments
+from .tiles import channels_of, tile
 
 SILU, RELU = "silu", "relu"
 
@@ -176,19 +177,14 @@ def _apply(
     SILU: tl.constexpr,
 ):
     sample = tl.program_id(1)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     groups = channels // per_group
     factor, centre, inverse, offset = _affine(
         shift, weight, bias, statistics, sample, channel, present, groups, per_group, SHIFTED
     )
     scale = (factor * inverse)[None, :]
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
         normal = (value - centre[None, :]) * scale + offset[None, :]
         result = normal * tl.sigmoid(normal) if SILU else tl.maximum(normal, 0.0)
@@ -196,14 +192,18 @@ def _apply(
 
 
 @triton.jit
-def _before_activation(gradient, normal, SILU: tl.constexpr):
-    """The gradient before the activation, from that after it."""
+def _below(gradient, maps, place, inside, factor, centre, inverse, offset, SILU: tl.constexpr):
+    """x̂ and γ g of a tile, where g is the gradient before the activation."""
+    value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
+    above = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
+    standard = (value - centre[None, :]) * inverse[None, :]
+    normal = standard * factor[None, :] + offset[None, :]
     if SILU:
         sigmoid = tl.sigmoid(normal)
         slope = sigmoid * (1.0 + normal * (1.0 - sigmoid))
     else:
         slope = tl.where(normal > 0.0, 1.0, 0.0)
-    return gradient * slope
+    return standard, above * slope * factor[None, :]
 
 
 @triton.jit
@@ -226,24 +226,16 @@ def _gradient_sums(
 ):
     """Σ γ g and Σ γ g x̂ over a chunk's positions, of each channel."""
     sample, chunks = tl.program_id(1), tl.num_programs(0)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     groups = channels // per_group
     factor, centre, inverse, offset = _affine(
         shift, weight, bias, statistics, sample, channel, present, groups, per_group, SHIFTED
     )
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     correlation = tl.zeros([ROWS, BLOCK], tl.float32)
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
-        value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
-        above = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-        standard = (value - centre[None, :]) * inverse[None, :]
-        below = _before_activation(above, standard * factor[None, :] + offset[None, :], SILU) * factor[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
+        standard, below = _below(gradient, maps, place, inside, factor, centre, inverse, offset, SILU)
         total += below
         correlation += below * standard
     target = sums + (sample * chunks + tl.program_id(0)) * channels + channel
@@ -284,8 +276,7 @@ def _gradient(
 ):
     """(γ g − mean(γ g) − x̂ mean(γ g x̂)) / √(v + ε)."""
     sample = tl.program_id(1)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     groups = channels // per_group
     factor, centre, inverse, offset = _affine(
         shift, weight, bias, statistics, sample, channel, present, groups, per_group, SHIFTED
@@ -293,15 +284,8 @@ def _gradient(
     group = sample * groups + channel // per_group
     total = tl.load(means + group, mask=present, other=0.0)
     correlation = tl.load(means + tl.num_programs(1) * groups + group, mask=present, other=0.0)
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
-        value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
-        above = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-        standard = (value - centre[None, :]) * inverse[None, :]
-        below = _before_activation(above, standard * factor[None, :] + offset[None, :], SILU) * factor[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
+        standard, below = _below(gradient, maps, place, inside, factor, centre, inverse, offset, SILU)
         result = (below - total[None, :] - standard * correlation[None, :]) * inverse[None, :]
         tl.store(output + place, result.to(output.dtype.element_ty), mask=inside)

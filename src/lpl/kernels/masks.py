@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import on, tiling
+from .tiles import channels_of, tile
 
 
 def kept_positions(
@@ -56,17 +57,12 @@ def _within(
 ):
     """1 where a value lies within its map's thresholds, and in maps that have none beyond."""
     sample = tl.program_id(1)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     read = present & (tl.load(beyond + sample * channels + channel, mask=present, other=0) > 0)
     low = tl.load(lower + sample * channels + channel, mask=read, other=0.0).to(tl.float32)[None, :]
     high = tl.load(upper + sample * channels + channel, mask=read, other=0.0).to(tl.float32)[None, :]
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        here = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, here, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         value = tl.load(maps + place, mask=here & read[None, :], other=0.0).to(tl.float32)
         within = ((value >= low) & (value <= high)) | (read == 0)[None, :]
         tl.store(flags + place, within.to(tl.uint8), mask=here)
@@ -91,31 +87,28 @@ def _combined(
 ):
     """Whether every flag, or any, of a window along one axis is set, as far as it lies within the map."""
     sample, chunks = tl.program_id(1), tl.num_programs(0)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     read = (present & (tl.load(beyond + sample * channels + channel, mask=present, other=0) > 0))[None, :]
     positions = height * width
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     number = tl.zeros([ROWS, BLOCK], tl.int32)
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
+        position, here, middle = tile(step, channel, present, positions, channels, STEPS, ROWS)
         y, x = position // width, position % width
-        here = (position < positions)[:, None] & present[None, :]
         combined = tl.zeros([ROWS, BLOCK], tl.int32) + (1 if EVERY else 0)
         for shift in tl.static_range(-(ACROSS + UP), ACROSS + UP + 1):
             if ACROSS > 0:
                 there, distance = (x + shift >= 0) & (x + shift < width), shift
             else:
                 there, distance = (y + shift >= 0) & (y + shift < height), shift * width
-            place = start + (position + distance)[:, None] * channels + channel[None, :]
             neutral = 1 if EVERY else 0
-            flag = tl.load(source + place, mask=there[:, None] & here & read, other=neutral).to(tl.int32)
+            flag = tl.load(source + middle + distance * channels, mask=there[:, None] & here & read, other=neutral).to(
+                tl.int32
+            )
             combined = combined & flag if EVERY else combined | flag
         combined = tl.where(read, combined, 1)
         if COUNTED:
             number += tl.where(here, combined, 0)
-        tl.store(output + start + position[:, None] * channels + channel[None, :], combined.to(tl.uint8), mask=here)
+        tl.store(output + middle, combined.to(tl.uint8), mask=here)
     if COUNTED:
         target = counts + (sample * chunks + tl.program_id(0)) * channels + channel
         tl.store(target, tl.sum(number, axis=0), mask=present)

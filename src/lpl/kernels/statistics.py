@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Tiling, on, tiling
+from .tiles import channels_of, tile
 
 
 def chunk_moments(maps: Tensor) -> tuple[Tensor, Tiling]:
@@ -140,14 +141,10 @@ def _moments(
     far from zero, nor to an outlier that does not count.
     """
     sample, chunks = tl.program_id(1), tl.num_programs(0)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
-    start = sample.to(tl.int64) * positions * channels
+    channel, present = channels_of(channels, BLOCK)
     first = tl.program_id(0) * STEPS * ROWS
     last = tl.minimum(first + STEPS * ROWS, positions)
-    position = first + tl.arange(0, ROWS)
-    counted = (position < positions)[:, None] & present[None, :]
-    place = start + position[:, None] * channels + channel[None, :]
+    _, counted, place = tile(0, channel, present, positions, channels, STEPS, ROWS)
     value = tl.load(maps + place, mask=counted, other=0.0).to(tl.float32)
     if MASKED:
         counted = tl.load(kept + place, mask=counted, other=0) > 0
@@ -160,9 +157,7 @@ def _moments(
     invalid = tl.zeros([ROWS, BLOCK], tl.float32)
     number = tl.zeros([ROWS, BLOCK], tl.float32)
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
         counted = inside
         if MASKED:
@@ -209,12 +204,9 @@ def _counts(
 ):
     """A tile's counts of up to four conditions are the bytes of one integer."""
     sample, samples, chunks = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     if SOME:
         present = present & (tl.load(wanted + sample * channels + channel, mask=present, other=0) > 0)
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     limits, stride = thresholds + sample * channels + channel, samples * channels
     # Loaded once; where there are fewer conditions the last ones are not looked at.
     limit0 = tl.load(limits, mask=present, other=0.0).to(tl.float32)[None, :]
@@ -223,9 +215,7 @@ def _counts(
     limit3 = tl.load(limits + (3 % CONDITIONS) * stride, mask=present, other=0.0).to(tl.float32)[None, :]
     packed = tl.zeros([ROWS, BLOCK], tl.int32)
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
-        inside = (position < positions)[:, None] & present[None, :]
-        place = start + position[:, None] * channels + channel[None, :]
+        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
         holds = value >= limit0 if DIRECTIONS & 1 else value <= limit0
         packed += tl.where(holds & inside, 1, 0)
@@ -258,27 +248,22 @@ def _windows(
     HALF: tl.constexpr,
 ):
     sample, chunks = tl.program_id(1), tl.num_programs(0)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
+    channel, present = channels_of(channels, BLOCK)
     positions = height * width
     low = tl.load(below + sample * channels + channel, mask=present, other=0.0).to(tl.float32)[None, :]
     high = tl.load(above + sample * channels + channel, mask=present, other=0.0).to(tl.float32)[None, :]
-    start = sample.to(tl.int64) * positions * channels
-    first = tl.program_id(0) * STEPS * ROWS
     windows = tl.zeros([ROWS, BLOCK], tl.int32)
     for step in range(STEPS):
-        position = first + step * ROWS + tl.arange(0, ROWS)
+        position, here, middle = tile(step, channel, present, positions, channels, STEPS, ROWS)
         y, x = position // width, position % width
-        here = (position < positions)[:, None] & present[None, :]
-        value = tl.load(maps + start + position[:, None] * channels + channel[None, :], mask=here, other=0.0)
-        value = value.to(tl.float32)
+        value = tl.load(maps + middle, mask=here, other=0.0).to(tl.float32)
         every = here & ((value < low) | (value > high))
         if tl.max(tl.max(every.to(tl.int32), axis=1), axis=0) > 0:  # few tiles hold a value beyond at all
             for up in tl.static_range(-HALF, HALF + 1):
                 for across in tl.static_range(-HALF, HALF + 1):
                     there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
                     inside = there[:, None] & here
-                    place = start + (position + up * width + across)[:, None] * channels + channel[None, :]
+                    place = middle + (up * width + across) * channels
                     value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
                     every = every & ((value < low) | (value > high) | (inside == 0))
             windows |= every.to(tl.int32)
