@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lpl import outlier_mask
 from lpl.losses import outliers as module
 from lpl.losses.outliers import find_outliers
-from lpl.losses.ranks import widened_order_statistics
+from lpl.losses.ranks import order_statistics_in_tails, widened_order_statistics
 from references import appendix_listing
 
 
@@ -45,10 +45,13 @@ def test_a_lone_false_alarm_is_closed_at_full_resolution() -> None:
     assert outlier_mask(features).all()
 
 
-def test_small_maps_use_their_extremes() -> None:
-    features = torch.randn(1, 4, 3, 3)
-    assert outlier_mask(features, down_f=8).all()  # no position lies beyond the extremes
-    assert outlier_mask(torch.randn(1, 1, 1, 1)).all()
+def test_small_maps_use_their_smallest_value() -> None:
+    features = torch.linspace(-1, 1, 9).view(1, 1, 3, 3).clone()
+    features[0, 0, 0, 0] = -100.0
+    assert outlier_mask(features, down_f=8).all()  # nothing lies below the smallest value
+    assert outlier_mask(torch.full((1, 1, 1, 1), 3.0)).all()
+    features[0, 0, 2, 2] = 1000.0  # the upper threshold is the second largest value of nine, as printed
+    assert outlier_mask(features, down_f=8).logical_not().nonzero().tolist() == [[0, 0, 2, 2]]
 
 
 def test_constant_maps_are_kept_whole() -> None:
@@ -148,16 +151,21 @@ def test_what_is_closed_is_known_beforehand(data, seed, size, power, patch, quan
 def test_order_statistics_are_taken_of_suspects_alone(monkeypatch) -> None:
     ranked = []
 
-    def counted(maps: torch.Tensor, *known) -> torch.Tensor:
-        ranked.append(maps.shape[1])
-        return widened_order_statistics(maps, *known)
+    def counted(find):
+        def counting(maps: torch.Tensor, *known):
+            ranked.append(maps.shape[1])
+            return find(maps, *known)
 
-    monkeypatch.setattr(module, "widened_order_statistics", counted)
+        return counting
+
+    for find in (widened_order_statistics, order_statistics_in_tails):
+        monkeypatch.setattr(module, find.__name__, counted(find))
     features = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(0))
     assert outlier_mask(features).all()
     assert sum(ranked) <= 13  # of 128 maps of noise a tenth may look like it has some
     features[0, 0, 5, 5] = 50
     assert not outlier_mask(features, down_f=4)[0, 0, 5, 5]
+    assert sum(ranked) > 0
 
 
 def test_an_empty_batch_is_ordinary() -> None:

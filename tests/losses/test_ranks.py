@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lpl.losses import ranks
-from lpl.losses.ranks import order_of, value_at, widened_order_statistics
+from lpl.losses.ranks import order_of, order_statistics_in_tails, value_at, widened_order_statistics
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -53,6 +53,24 @@ def test_decides_as_sorting_does(dtype, layout, size, power) -> None:
             highest = (ordered[:, high - 1].astype(margin.numpy().dtype) + margin.numpy())[:, None]
             assert np.array_equal(values < below, values < lowest)
             assert np.array_equal(values > above, values > highest)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_tails_hold_what_sorting_finds(dtype, layout, power) -> None:
+    maps = some_maps(dtype, layout, (40, 53), power)
+    ordered = maps[0].flatten(1).double().sort().values
+    ranks = (42, 2078)
+    for inner in (0, 1, 40, 400):  # how many numbers more the tails hold, on either side
+        low, high = (ordered[:, place].to(dtype) for place in (ranks[0] - 1 + inner, ranks[1] - 1 - inner))
+        found = order_statistics_in_tails(maps, ranks, low, high)
+        for values, rank in zip(found, ranks, strict=True):
+            assert values.dtype == dtype
+            assert torch.equal(values.double(), ordered[:, rank - 1])
+    unwanted = torch.full((8,), torch.inf, dtype=dtype)
+    assert torch.equal(order_statistics_in_tails(maps, ranks, low, unwanted)[0].double(), ordered[:, ranks[0] - 1])
+    assert torch.equal(order_statistics_in_tails(maps, ranks, -unwanted, high)[1].double(), ordered[:, ranks[1] - 1])
 
 
 def test_infinities_are_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from ..autoencoders.lean.storage import lengthened, room_for, shorten_into
 from ..kernels import fused
-from .maps import WHOLE, pieces
-from .moments import extremes, sum_of_squares, wide_type
+from .maps import WHOLE, Piece, pieces
+from .moments import largest, sum_of_squares, wide_type
 from .outliers import DenseOutliers, Outliers
 
 LEVELS = 127  # of either sign that a byte holds
@@ -38,27 +39,31 @@ class SquaredDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, target: Tensor, outliers: Outliers | None) -> Tensor:
         """See `squared_distance`."""
-        keep, shorten = ctx.needs_input_grad[0], prediction.dtype == torch.float32
+        keep = ctx.needs_input_grad[0]
         kept: tuple[Tensor, ...]
         ctx.dtype = prediction.dtype
         known = outliers is None or isinstance(outliers, DenseOutliers) or not outliers.parts
         if prediction.itemsize == 2 and fused(prediction, target) and known:
             squares, kept = _in_two_passes(prediction, target, outliers, keep)
             ctx.save_for_backward(*kept)
+            ctx.pieces = [WHOLE]
             return squares
         squares = prediction.new_zeros(prediction.shape[:2], dtype=wide_type(prediction.dtype))
-        kept = room_for(prediction) if keep and shorten else ()
-        # Where 24 bits of the difference are kept, the whole of it need not be held.
-        for piece in pieces(prediction) if shorten else [WHOLE]:
+        kept, steps = _room_for_difference(prediction) if keep else (), []
+        # Where few bits of the difference are kept, the whole of it need not be held.
+        ctx.pieces = pieces(prediction) if prediction.itemsize < 8 else [WHOLE]
+        for piece in ctx.pieces:
             difference = prediction[piece] - target[piece]
             if outliers is not None:
                 outliers.clear(difference, piece)
             squares[piece[:2]] += sum_of_squares(difference)
-            if kept:
+            if keep and prediction.itemsize == 2:
+                steps.append(in_bytes(difference, kept[0][piece]))
+            elif keep and prediction.itemsize == 4:
                 shorten_into(difference, *(room[piece] for room in kept))
-        if keep and not shorten:
-            kept = in_bytes(difference) if difference.itemsize == 2 else (difference,)
-        ctx.save_for_backward(*kept)
+            elif keep:
+                kept = (difference,)
+        ctx.save_for_backward(*kept, *steps)
         return squares
 
     @staticmethod
@@ -67,10 +72,31 @@ class SquaredDistance(torch.autograd.Function):
         """2 ρ ⊙ (a − b)."""
         scale = (2 * grad)[..., None, None]
         if ctx.dtype.itemsize == 2:
-            levels, step = ctx.saved_tensors
-            return from_bytes(levels, scale * step, ctx.dtype), None, None
+            levels, *steps = ctx.saved_tensors
+            return _from_pieces(levels, steps, ctx.pieces, scale, ctx.dtype), None, None
         difference = lengthened(*ctx.saved_tensors)
         return (difference.mul_(scale) if ctx.dtype == torch.float32 else difference * scale), None, None
+
+
+def _room_for_difference(maps: Tensor) -> tuple[Tensor, ...]:
+    """What is filled piece by piece with the difference of maps like these; float64's is kept as it is."""
+    if maps.dtype == torch.float32:
+        return room_for(maps)
+    return (torch.empty_like(maps, dtype=torch.int8),) if maps.itemsize == 2 else ()
+
+
+def _from_pieces(
+    levels: Tensor, steps: Sequence[Tensor], parts: Sequence[Piece], scale: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """What `in_bytes` made of the pieces of maps, times a scale (B, C, 1, 1)."""
+    if fused(levels):
+        from ..kernels.distance import from_levels
+
+        return from_levels(levels, (scale * steps[0])[..., 0, 0].float(), dtype)
+    maps = torch.empty_like(levels, dtype=dtype)
+    for piece, step in zip(parts, steps, strict=True):
+        from_bytes(levels[piece], scale[piece[:2]] * step, maps[piece])
+    return maps
 
 
 def _in_two_passes(
@@ -80,19 +106,19 @@ def _in_two_passes(
     from ..kernels.distance import difference_levels, difference_sums
 
     kept = outliers.kept if isinstance(outliers, DenseOutliers) else None
-    squares, largest = difference_sums(prediction, target, kept)
+    squares, peak = difference_sums(prediction, target, kept)
     if not keep:
         return squares, ()
-    factor = _levels_factor(largest)
+    factor = _levels_factor(peak)
     return squares, (difference_levels(prediction, target, factor, kept), factor.reciprocal()[..., None, None])
 
 
-def _levels_factor(largest: Tensor) -> Tensor:
+def _levels_factor(peak: Tensor) -> Tensor:
     """1/s of maps whose largest magnitudes these are."""
-    return LEVELS**2 / largest.clamp_min(torch.finfo(largest.dtype).tiny ** 0.5)
+    return LEVELS**2 / peak.clamp_min(torch.finfo(peak.dtype).tiny ** 0.5)
 
 
-def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
+def in_bytes(maps: Tensor, levels: Tensor) -> Tensor:
     """Maps x ≈ q·|q|·s with a byte q a value: levels of √|x|, up to the root of the map's largest magnitude.
 
     With roots, small values get small steps. On normally distributed ones the error is 1 % of the map's norm, about
@@ -100,34 +126,22 @@ def in_bytes(maps: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         maps: (B, C, H, W), floating point. Maps with values that are not finite give an s that is not finite.
+        levels: int8 of the same shape, to be filled with q.
 
     Returns:
-        q, int8 in the layout of `maps`, and s, (B, C, 1, 1) in float32 at least.
+        s, (B, C, 1, 1) in float32 at least.
     """
     wide = wide_type(maps.dtype)
-    lowest, highest = extremes(maps)
-    largest = torch.maximum(highest, -lowest)[..., None, None].to(wide)
-    factor = _levels_factor(largest).to(_factor_type(maps.dtype))
-    levels = torch.empty_like(maps, dtype=torch.int8)
-    for samples, channels, rows in pieces(maps):
-        part = maps[samples, channels, rows]
-        roots = (part.abs() * factor[samples, channels]).sqrt_().round_()
-        levels[samples, channels, rows] = roots.copysign_(part)
-    return levels, factor.to(wide).reciprocal()
+    magnitudes = maps.abs()
+    factor = _levels_factor(largest(magnitudes)[..., None, None].to(wide)).to(_factor_type(maps.dtype))
+    levels.copy_((magnitudes * factor).sqrt_().round_().copysign_(maps))
+    return factor.to(wide).reciprocal()
 
 
-def from_bytes(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """q·|q|·s for levels q, int8 (B, C, H, W), and s, (B, C, 1, 1): of type `dtype`, in the layout of the levels."""
-    if fused(levels):
-        from ..kernels.distance import from_levels
-
-        return from_levels(levels, scale[..., 0, 0].float(), dtype)
-    scale = scale.to(_factor_type(dtype))
-    maps = torch.empty_like(levels, dtype=dtype)
-    for samples, channels, rows in pieces(levels):
-        roots = levels[samples, channels, rows].to(dtype)
-        torch.mul(roots.abs().mul_(roots), scale[samples, channels], out=maps[samples, channels, rows])
-    return maps
+def from_bytes(levels: Tensor, scale: Tensor, maps: Tensor) -> Tensor:
+    """Fills maps (B, C, H, W) with q·|q|·s for levels q, int8, and s, (B, C, 1, 1); returns them."""
+    roots = levels.to(maps.dtype)
+    return torch.mul(roots.abs().mul_(roots), scale.to(_factor_type(maps.dtype)), out=maps)
 
 
 def _factor_type(dtype: torch.dtype) -> torch.dtype:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..kernels import fused
-from .maps import WHOLE, MapSelection, Piece, pieces, select_maps
-from .moments import count_ones, count_where, largest, moments_and_extremes
-from .ranks import order_statistics_by_counting, widened, widened_order_statistics
+from .maps import WHOLE, MapSelection, Piece, select_maps
+from .moments import count_ones, count_where, flags_where, largest, moments_and_extremes
+from .ranks import order_statistics_by_counting, order_statistics_in_tails, widened, widened_order_statistics
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
 
@@ -132,7 +132,7 @@ def outlier_mask(
     one of `opening`, both shrunk by `down_f`, so that lone false alarms vanish and real ones grow a margin.
 
     Where the published listing runs on maps that are not constant, the result equals it. It differs where the listing
-    fails: maps of fewer than 1/quantile positions use their extremes (the listing asks for the 0-th smallest value),
+    fails: maps of fewer than 1/quantile positions use their smallest value (the listing asks for the 0-th smallest),
     half precision is computed in float32, windows are always odd, and a constant map is kept whole.
 
     Args:
@@ -219,27 +219,25 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
         (torch.ge, _rounded_up(highest - less, features.dtype)),
         (torch.le, -_rounded_up(-lowest - less, features.dtype)),
     )
-    by_counting = features.itemsize == 2 and fused(features)
-    confirming = ((torch.ge, bounds[1]), (torch.le, bounds[0])) if closing > 1 or by_counting else ()
-    near_top, near_bottom, *numbers = count_where(features, *near, *confirming)
+    confirming = (torch.ge, bounds[1]), (torch.le, bounds[0])
+    near_top, near_bottom, above, below = count_where(features, *near, *confirming)
     varies = highest != lowest  # a constant map has no outlier
     top = varies & (doubtful | (near_top <= positions - high_rank))
     bottom = varies & (doubtful | (near_bottom < low_rank))
-    if confirming:
-        above, below = numbers
-        above, below = above > positions - high_rank, below >= low_rank
+    above, below = above > positions - high_rank, below >= low_rank
     if closing > 1:
         confirmed = (~top | above) & (~bottom | below)
         survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
         top, bottom = top & survive, bottom & survive
-    if by_counting:
+    if features.itemsize == 2 and fused(features):
         between = (
             torch.stack([lowest, torch.where(above, bounds[1], lowest)]),
             torch.stack([torch.where(below, bounds[0], highest), highest]),
         )
         lower, upper = _widened_by_counting(features, top | bottom, (low_rank, high_rank), between, margin)
     else:
-        lower, upper = _widened_by_partition(features, top | bottom, (low_rank, high_rank), margin)
+        known = (~top | above) & (~bottom | below)
+        lower, upper = _widened_by_sorting(features, (bottom, top), (low_rank, high_rank), known, bounds, margin)
     # Written so that maps that hold NaN, which no threshold bounds, count among those that have outliers.
     return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
 
@@ -253,15 +251,31 @@ def _widened_by_counting(
     return torch.where(wanted, lower, -torch.inf), torch.where(wanted, upper, torch.inf)
 
 
-def _widened_by_partition(
-    features: Tensor, wanted: Tensor, ranks: tuple[int, int], margin: Tensor
+def _widened_by_sorting(
+    features: Tensor,
+    wanted: tuple[Tensor, Tensor],
+    ranks: tuple[int, int],
+    known: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    margin: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The same, of the maps wanted alone, taken out."""
-    lower, upper = (features.new_full(wanted.shape, value) for value in (-torch.inf, torch.inf))
-    for selection in select_maps(features, wanted):
+    """The same, each of the maps that it is wanted of, which are taken out.
+
+    Where it is known that what is wanted lies beyond the bounds, only what lies beyond them is sorted.
+    """
+    bottom, top = wanted
+    lower, upper = (features.new_full(margin.shape, value) for value in (-torch.inf, torch.inf))
+    low, high = torch.where(bottom, bounds[0], lower), torch.where(top, bounds[1], upper)
+    if not features.is_cpu or features.itemsize > 4:
+        known = torch.zeros_like(known)
+    for selection in select_maps(features, (bottom | top) & known):
+        index = selection.index
+        found = order_statistics_in_tails(selection.take(features), ranks, low[index], high[index])
+        lower[index], upper[index] = widened(*found, margin[index])
+    for selection in select_maps(features, (bottom | top) & ~known):
         maps, index = selection.take(features), selection.index
         lower[index], upper[index] = widened_order_statistics(maps, *ranks, margin[index])
-    return lower, upper
+    return torch.where(bottom, lower, -torch.inf), torch.where(top, upper, torch.inf)
 
 
 def _survivors(
@@ -314,26 +328,14 @@ def _rows_in_every_window(features: Tensor, window: int) -> tuple[Tensor, Tensor
 
 def _left(maps: Tensor, above: Tensor, below: Tensor, window: int, dims: tuple[int, ...]) -> Tensor:
     """Which maps (B, C, H, W) have a window along `dims` in which every value is beyond its thresholds (B, C)."""
-    flags = _flags(torch.gt, maps, above).bitwise_or_(_flags(torch.lt, maps, below))
+    flags = flags_where(torch.gt, maps, above).bitwise_or_(flags_where(torch.lt, maps, below))
     return largest(_over_window(torch.bitwise_and, flags, window, dims)) > 0
 
 
 def _kept(maps: Tensor, lower: Tensor, upper: Tensor, closing: int, opening: int) -> Tensor:
     """What is within the thresholds (K,), dilated by a window of `closing` positions and eroded by one of `opening`."""
-    kept = _flags(torch.ge, maps, lower[None]).bitwise_and_(_flags(torch.le, maps, upper[None]))
+    kept = flags_where(torch.ge, maps, lower[None]).bitwise_and_(flags_where(torch.le, maps, upper[None]))
     return _over_window(torch.bitwise_and, _over_window(torch.bitwise_or, kept, closing), opening)
-
-
-def _flags(compare: Callable[..., Tensor], maps: Tensor, threshold: Tensor) -> Tensor:
-    """`compare(x, threshold)` for maps (B, C, H, W) and thresholds (B, C), as bytes of zero and one.
-
-    Comparisons that write numbers are several times faster than those that write booleans.
-    """
-    flags = torch.empty_like(maps, dtype=torch.int8)
-    for samples, channels, rows in pieces(maps):
-        part, limit = maps[samples, channels, rows], threshold[samples, channels, None, None]
-        flags[samples, channels, rows] = compare(part, limit, out=torch.empty_like(part))
-    return flags
 
 
 def _over_window(

@@ -1,7 +1,8 @@
 """Thresholds from order statistics of feature maps.
 
-On the CPU NumPy partitions integers many times faster than PyTorch's `topk` finds the largest floating-point
-numbers, and floating-point numbers are in the order of their bits but for the sign.
+Floating-point numbers are in the order of their bits but for the sign. Where a count has told that a number of some
+rank lies beyond a bound, a sort of what lies beyond it finds that number; else NumPy partitions integers, on the CPU
+many times faster than PyTorch's `topk` finds the largest floating-point numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .maps import FEW_VALUES
+from .moments import flags_where, in_memory_order
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -39,6 +41,36 @@ def widened_order_statistics(maps: Tensor, low_rank: int, high_rank: int, margin
 def widened(low: Tensor, high: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
     """Low less the margin and high plus it, rounded as for `widened_order_statistics`."""
     return -_sum_rounded_down(-low, margin), _sum_rounded_down(high, margin)
+
+
+def order_statistics_in_tails(maps: Tensor, ranks: tuple[int, int], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Each map's numbers of two ranks from the smallest, from a sort of what lies in its tails alone.
+
+    Args:
+        maps: (1, K, H, W), of a type of two or four bytes, without NaN.
+        ranks: from 1 to H·W.
+        low: (K,), of the maps' type; at least as many numbers as the first rank says are this small. −∞ where the
+            first number is not wanted.
+        high: (K,); the number of the second rank and all above it are this large. ∞ where it is not wanted.
+
+    Returns:
+        Two of shape (K,), of the maps' type; of no meaning where they are not wanted.
+    """
+    in_tails = flags_where(torch.ge, maps, high[None]).bitwise_or_(flags_where(torch.le, maps, low[None]))
+    view, width = in_memory_order(maps)
+    channels, positions = maps.shape[1], maps[0, 0].numel()
+    places = in_memory_order(in_tails)[0].flatten().view(torch.bool).nonzero().flatten()
+    numbers = places // positions if width == 3 else places % channels  # which map each place is of
+    order = order_of(view.flatten()[places])
+    # Sorted by map, and within a map by value, at once.
+    bits = 8 * maps.element_size()
+    ordered = ((numbers << bits) + order).sort().values
+    counts = torch.bincount(numbers, minlength=channels)
+    ends = counts.cumsum(0)
+    wanted = torch.stack([ends - counts + ranks[0] - 1, ends - positions + ranks[1] - 1])
+    found = ordered[wanted.clamp_(0, len(ordered) - 1)]
+    low_order, high_order = (found - (torch.arange(channels, device=maps.device) << bits)).to(order.dtype)
+    return value_at(low_order, maps.dtype), value_at(high_order, maps.dtype)
 
 
 def order_statistics_by_counting(
