@@ -198,8 +198,9 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
 
     They are infinite where the order statistic does not matter: where one count tells that the map's extreme lies
     within, and where every value that may lie beyond is closed by the dilation (see `_survivors`).
-    The largest value M lies within the upper threshold q + m, where q is the k-th smallest of n values, if q ≥ M − m,
-    and so if n − k + 1 values or more are at least M − m; the smallest value likewise.
+    If n − k + 1 of n values or more are at least t, then so is the k-th smallest, q. The largest value M therefore lies
+    within the upper threshold q + m if that many are at least M − m. Where M − m is above what q nearly always exceeds,
+    that is counted instead, and is then known to bound q from below. The smallest value likewise.
 
     Returns:
         Lower and upper thresholds, of the features' type, which decide as the exact ones do, and whether the map has
@@ -215,16 +216,14 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
     doubtful = margin * 1e-3 < 4 * torch.finfo(margin.dtype).eps * extreme
     around = CONFIRMED * variance.sqrt()
     bounds = (mean - around).to(features.dtype), (mean + around).to(features.dtype)
-    near = (
-        (torch.ge, _rounded_up(highest - less, features.dtype)),
-        (torch.le, -_rounded_up(-lowest - less, features.dtype)),
-    )
-    confirming = (torch.ge, bounds[1]), (torch.le, bounds[0])
-    near_top, near_bottom, above, below = count_where(features, *near, *confirming)
-    varies = highest != lowest  # a constant map has no outlier
-    top = varies & (doubtful | (near_top <= positions - high_rank))
-    bottom = varies & (doubtful | (near_bottom < low_rank))
+    near_top, near_bottom = _rounded_up(highest - less, features.dtype), -_rounded_up(-lowest - less, features.dtype)
+    within = near_bottom >= bounds[0], near_top <= bounds[1]
+    bounds = torch.maximum(near_bottom, bounds[0]), torch.minimum(near_top, bounds[1])
+    above, below = count_where(features, (torch.ge, bounds[1]), (torch.le, bounds[0]))
     above, below = above > positions - high_rank, below >= low_rank
+    varies = highest != lowest  # a constant map has no outlier
+    bottom = varies & (doubtful | ~(within[0] & below))
+    top = varies & (doubtful | ~(within[1] & above))
     if closing > 1:
         confirmed = (~top | above) & (~bottom | below)
         survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
@@ -311,11 +310,11 @@ def _survivors(
         return (~confirmed | window_beyond(features, below, above, closing)) & (top | bottom)
     survive = ~confirmed
     for rows in _rows_in_every_window(features, closing):
-        survive |= _left(rows, above, below, closing, (-1,))
+        survive |= _may_have_run(rows, low - beyond, high + beyond, closing)
     survive &= top | bottom
     for selection in select_maps(features, survive & confirmed):
         high, low = (values[selection.index][None] for values in (above, below))
-        survive[selection.index] = _left(selection.take(features), high, low, closing, (-2, -1))[0]
+        survive[selection.index] = _have_window(selection.take(features), low, high, closing)[0]
     return survive
 
 
@@ -326,10 +325,22 @@ def _rows_in_every_window(features: Tensor, window: int) -> tuple[Tensor, Tensor
     return features[..., half::window, :], features[..., height - 1 - half : height - half, :]
 
 
-def _left(maps: Tensor, above: Tensor, below: Tensor, window: int, dims: tuple[int, ...]) -> Tensor:
-    """Which maps (B, C, H, W) have a window along `dims` in which every value is beyond its thresholds (B, C)."""
+def _may_have_run(rows: Tensor, below: Tensor, above: Tensor, window: int) -> Tensor:
+    """Which maps' rows (B, C, R, W) have so many values in a row beyond their thresholds (B, C), and a few more.
+
+    Values are compared by their distance from the thresholds' middle, with what rounding may take off it.
+    """
+    middle = (below + above) / 2
+    centre = middle.to(rows.dtype)
+    radius = (above - below) / 2 - (centre - middle).abs()
+    least = _over_window(torch.minimum, (rows - centre[..., None, None]).abs_(), window, (-1,))
+    return largest(least) > _rounded_down(radius * (1 - torch.finfo(rows.dtype).eps), rows.dtype)
+
+
+def _have_window(maps: Tensor, below: Tensor, above: Tensor, window: int) -> Tensor:
+    """Which maps (B, C, H, W) have a window in which every value is beyond its thresholds (B, C)."""
     flags = flags_where(torch.gt, maps, above).bitwise_or_(flags_where(torch.lt, maps, below))
-    return largest(_over_window(torch.bitwise_and, flags, window, dims)) > 0
+    return largest(_over_window(torch.bitwise_and, flags, window)) > 0
 
 
 def _kept(maps: Tensor, lower: Tensor, upper: Tensor, closing: int, opening: int) -> Tensor:
