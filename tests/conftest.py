@@ -14,6 +14,12 @@ if not torch.cuda.is_available():
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """What a test draws without a seed of its own is the same in every run, in whatever order tests run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of photographs and weights that some tests use and none may need."""

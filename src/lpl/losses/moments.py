@@ -15,6 +15,7 @@ from ..kernels import fused
 from .maps import pieces
 
 EXACT = 256  # integers up to this are exact in every floating-point type, bfloat16 among them
+WIDE = 128  # bytes of a position's channels from which on reducing works on them at full speed, in wide registers
 STRIP = 1 << 16  # positions that batch normalisation's kernel adds up one by one in float32, before digits get lost
 
 
@@ -126,15 +127,20 @@ def extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _smallest(maps: Tensor) -> Tensor:
-    view, width = in_memory_order(maps)
-    return view.amin(dim=width).amin(dim=width - 1)
+    return _over_positions(torch.amin, maps)
 
 
 def largest(maps: Tensor) -> Tensor:
     """Largest value of each map (B, C, H, W): (B, C)."""
+    return _over_positions(torch.amax, maps)
+
+
+def _over_positions(reduce: Callable[..., Tensor], maps: Tensor) -> Tensor:
+    """One dimension after the other: both at once take far longer where channels come last."""
     view, width = in_memory_order(maps)
-    # One dimension after the other: both at once take far longer where channels come last.
-    return view.amax(dim=width).amax(dim=width - 1)
+    if width == 2 and maps.shape[1] * maps.element_size() < WIDE:
+        return reduce(reduce(view, dim=1), dim=1)  # whole rows at a time
+    return reduce(reduce(view, dim=width), dim=width - 1)
 
 
 def in_memory_order(maps: Tensor) -> tuple[Tensor, int]:
@@ -172,6 +178,9 @@ def _strip_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     strips = list(_strips(sample, rows))
     unused = torch.zeros(2, sample.shape[1], dtype=wide_type(sample.dtype))  # also says which type to compute in
     pairs = [torch.ops.aten.batch_norm_update_stats(strip, *unused, 0.0) for strip in strips]
+    if len(pairs) == 1:
+        mean, variance = pairs[0]
+        return mean[None], variance[None]
     means, variances = (torch.stack(column) for column in zip(*pairs, strict=True))
     shares = means.new_tensor([strip.shape[-2] / sample.shape[-2] for strip in strips])[:, None]
     mean = (shares * means).sum(dim=0)
