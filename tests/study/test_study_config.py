@@ -68,6 +68,12 @@ def test_the_command_line_sets_keys_of_the_study_and_of_recipes(studies: StudyFo
     assert study.overrides == ("training.batch_size=9",)
 
 
+def test_the_command_line_leaves_an_arm_out() -> None:
+    assert list(load_study("headline", "cpu", ["arms.l2-equal-time=null"]).config.arms) == ["l2", "lpl"]
+    with pytest.raises(RecipeError, match=r"arms\.l2-equaltime: null leaves an arm out; there is none of that name"):
+        load_study("headline", "cpu", ["arms.l2-equaltime=null"])
+
+
 def test_a_scale_lies_below_the_study_and_the_studys_changes_for_it_above(tmp_path: Path) -> None:
     (tmp_path / "scales").mkdir()
     (tmp_path / "scales" / "mine.yaml").write_text(

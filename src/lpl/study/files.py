@@ -122,11 +122,18 @@ def _at_scale(values: Mapping[str, Any], scale: str, changes: Any, path: Path) -
         raise RecipeError(f"{path}: names a recipe of its own and has no changes for the scale {scale}; leave it out")
     merged = dict(values) if "recipe" in values else merge(_anchored(read_yaml(file), file), values)
     own = changes.get(scale) or {}
-    arms = own.get("arms", {})
-    missing = [name for name, arm in arms.items() if arm is None]  # an arm that this scale can't run
-    merged = merge(merged, _anchored(own, path))
-    merged["arms"] = {name: arm for name, arm in merged.get("arms", {}).items() if name not in missing}
-    return merged
+    return _without_null_arms(merge(merged, _anchored(own, path)), merged)
+
+
+def _without_null_arms(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's values without the arms that changes to those `before` have set to null."""
+    arms, known = values.get("arms") or {}, before.get("arms") or {}
+    unknown = [name for name, arm in arms.items() if arm is None and name not in known]
+    if unknown:
+        raise RecipeError(
+            f"arms.{unknown[0]}: null leaves an arm out; there is none of that name, but {', '.join(known)}"
+        )
+    return {**values, "arms": {name: arm for name, arm in arms.items() if arm is not None}}
 
 
 def _scale_file(scale: str, path: Path) -> Path:
@@ -148,7 +155,7 @@ def _anchored(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A study's values with settings of the command line; a sweep given there replaces the file's."""
-    values = dict(values)
+    before, values = values, dict(values)
     for override in overrides:
         if override.startswith("sweep."):
             key, _, text = override.removeprefix("sweep.").partition("=")
@@ -156,4 +163,4 @@ def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             values["sweep"] = {**kept, key: yaml.safe_load(text)}
         else:
             values = apply_overrides(values, [override])
-    return values
+    return _without_null_arms(values, before)
