@@ -32,5 +32,6 @@ class FlopCounter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
+            counted = args[:2] if func._overloadname == "dtype" else args  # `bmm` into another type: formulas take none
+            self.total += count(*counted, **(kwargs or {}), out_val=result)
         return result

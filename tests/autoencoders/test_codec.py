@@ -129,3 +129,12 @@ def test_taef2_reconstructs_photographs(shared) -> None:
     assert mean.std().item() == pytest.approx(0.9, abs=0.15)
     error = (autoencoder.decode(mean) - batch).square().mean(dim=(1, 2, 3)) / 4
     assert (-10 * error.log10()).mean() > 24
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name != "flux2"])  # whose statistics are looked at
+def test_works_where_a_model_was_moved_before(name: str) -> None:
+    """On a device without memory, which like a GPU refuses to compute with the CPU's tensors."""
+    autoencoder = Autoencoder(zoo.make(name).to("meta"))
+    mean, std = autoencoder.encode(images())
+    assert mean.device.type == std.device.type == "meta"
+    assert autoencoder.decode(mean).shape == (2, 3, 32, 32)

@@ -24,3 +24,10 @@ def test_counts_what_is_computed_within_a_forward_pass() -> None:
     with FlopCounter() as counter:
         torch.autograd.grad(linear(leaf).sum(), leaf)
     assert counter.total == 2 * (2 * 3 * 4 * 6)
+
+
+def test_a_product_into_another_type_is_counted_like_any() -> None:
+    first, second = (torch.empty(2, *shape, dtype=torch.bfloat16, device="meta") for shape in ((4, 8), (8, 6)))
+    with FlopCounter() as counter:
+        torch.bmm(first, second, out_dtype=torch.float32)
+    assert counter.total == 2 * (2 * 4 * 8 * 6)

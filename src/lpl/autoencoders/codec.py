@@ -33,7 +33,7 @@ class Autoencoder(nn.Module):
         if layout is None:
             raise ValueError(f"model: {type(model).__name__} is not an autoencoder whose latents are known")
         self.model: Any = model.requires_grad_(False).eval()
-        self.scaling = scaling_of(model)
+        self.scaling = scaling_of(model).to(self.device)  # the model may be on a GPU already
         self.downsampling = layout.upscaling * self.scaling.patch
         channels = self.scaling.channels
         self.latent_channels = int(channels if channels is not None else getattr(model, "latent_channels", 0))
