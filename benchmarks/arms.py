@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,45 +41,44 @@ class Arm:
 
     Attributes:
         perceptual: settings of the recipe's section `objective.perceptual`, or None for ℓ2 alone.
-        wrap: makes another loss, an estimator, of the exact one.
-        estimator: whether it computes less than the exact loss.
         decoder: a smaller autoencoder of the same latent channels to compare in, by its name in `benchmarks.decoders`;
             None for the one of the settings.
     """
 
     perceptual: dict[str, Any] | None = None
-    wrap: Callable[[nn.Module], nn.Module] | None = None
-    estimator: bool = False
     decoder: str | None = None
 
+    @property
+    def estimator(self) -> bool:
+        """Whether it computes less than the exact loss."""
+        return self.decoder is not None or "estimator" in (self.perceptual or {})
 
-def _estimator(name: str, **options: Any) -> Callable[[nn.Module], nn.Module]:
-    """Wraps a loss in one of `lpl.losses.estimators`."""
-
-    def wrap(loss: nn.Module) -> nn.Module:
-        from lpl.losses import estimators
-
-        kind: Callable[..., nn.Module] = getattr(estimators, name)
-        return kind(loss, **options).train()
-
-    return wrap
+    @property
+    def period(self) -> int:
+        """Steps after which what a step costs repeats itself."""
+        return (self.perceptual or {}).get("estimator", {}).get("every", 1)
 
 
-_LPL = {"weight": 0.1, "precision": "bfloat16"}
-_IN_TURN = {**_LPL, "micro_batch": 6}  # enough for a GPU to be busy
+def _lpl(micro_batch: int, decoder: str | None = None, **estimator: Any) -> Arm:
+    """LPL, so many samples decoded at once, and estimated as the recipe's section `estimator` says."""
+    perceptual = {"weight": 0.1, "precision": "bfloat16", "micro_batch": micro_batch}
+    return Arm({**perceptual, "estimator": estimator} if estimator else perceptual, decoder)
+
+
+_WINDOW: dict[str, Any] = {"window": 16, "margin": 4}
 ARMS = {
     L2: Arm(),
-    EXACT: Arm(_IN_TURN),
-    "one sample at a time": Arm({**_LPL, "micro_batch": 1}),
-    "all samples at once": Arm(_LPL),
-    "half of the samples": Arm(_IN_TURN, _estimator("GatedSubset", fraction=0.5), estimator=True),
-    "quarter of the samples": Arm(_IN_TURN, _estimator("GatedSubset", fraction=0.25), estimator=True),
-    "window of 16², margin 4": Arm(
-        {**_LPL, "micro_batch": 24}, _estimator("RandomWindows", window=16, margin=4), estimator=True
-    ),
-    "every 4th step": Arm(_IN_TURN, _estimator("EveryKth", k=4), estimator=True),
-    "every 8th step": Arm({**_LPL, "micro_batch": 3}, _estimator("EveryKth", k=8), estimator=True),
-    "decoder of TAESD's shape": Arm({**_LPL, "micro_batch": 8}, estimator=True, decoder="taesd"),
+    EXACT: _lpl(6),  # enough for a GPU to be busy
+    "one sample at a time": _lpl(1),
+    "all samples at once": Arm({"weight": 0.1, "precision": "bfloat16"}),
+    "half of the samples": _lpl(6, fraction=0.5),
+    "quarter of the samples": _lpl(6, fraction=0.25),
+    "window of 16², margin 4": _lpl(24, **_WINDOW),
+    "window of 16², quarter of the samples": _lpl(12, fraction=0.25, **_WINDOW),
+    "every 4th step": _lpl(6, every=4),
+    "every 8th step": _lpl(3, every=8),
+    "decoder of TAESD's shape": _lpl(8, decoder="taesd"),
+    "decoder of TAESD's shape, quarter of the samples": _lpl(8, decoder="taesd", fraction=0.25),
 }
 
 
@@ -157,7 +156,7 @@ class Bench:
     def peak_bytes(self, name: str, batch: int) -> int | None:
         """The most memory in use while an arm trains, alone on the device; None where it runs out."""
         try:
-            return self._peak_of(self.step(name, batch))
+            return self._peak_of(self.step(name, batch), ARMS[name].period)
         except Exception as error:
             if out_of_memory(error):
                 return None
@@ -166,16 +165,16 @@ class Bench:
             self.prepared.zero_grad(set_to_none=True)
             self.free()
 
-    def _peak_of(self, step: Callable[[int], None]) -> int:
+    def _peak_of(self, step: Callable[[int], None], period: int) -> int:
         step(0)  # what is made once, such as AdamW's moments, is made
         self.free()
         self._reset_peak()
-        step(1)
-        step(2)
+        step(period)
+        step(period + 1)
         return self._peak()
 
     def rounds(self, name: str, batch: int, steps: int) -> Callable[[], None]:
-        """A function that trains an arm for some steps; it has taken one."""
+        """A function that trains an arm for so many steps; it has taken one."""
         step = self.step(name, batch)
         step(0)
         count = 1
@@ -192,13 +191,15 @@ class Bench:
         """A function that takes the n-th step of an arm."""
         arm = ARMS[name]
         recipe = self.settings.recipe(batch, arm.perceptual)
-        objective = self._objective(arm, recipe)
+        codec = None if arm.perceptual is None else Autoencoder(self._decoder(arm)).to(self.device)
+        objective = Objective(make_path(recipe.diffusion), codec, recipe.objective)
         batches = self._batches(recipe, batch)
         state = TrainingState(self.denoiser, self.ema, self.optimizer, objective, None, batch, {})
         passed = self._passed.setdefault(name, [])
 
         def take(number: int) -> None:
-            terms = compute_gradients(self.accelerator, self.model, objective, [batches[number % BATCHES]], False)
+            drawn = replace(batches[number % BATCHES], seed=(self.settings.seed, number))  # estimators draw by it
+            terms = compute_gradients(self.accelerator, self.model, objective, [drawn], False)
             norm = self.accelerator.clip_grad_norm_(self.denoiser.parameters(), recipe.training.clip_norm)
             self.prepared.step()
             self.prepared.zero_grad(set_to_none=True)
@@ -212,17 +213,8 @@ class Bench:
         passed = self._passed.get(name)
         return sum(passed) / len(passed) if passed else None
 
-    def _objective(self, arm: Arm, recipe: Recipe) -> Objective:
-        """With a decoder of its own, which goes when the arm does."""
-        codec = None if arm.perceptual is None else Autoencoder(self._decoder(arm)).to(self.device)
-        objective = Objective(make_path(recipe.diffusion), codec, recipe.objective)
-        if arm.wrap is not None:
-            assert objective.term is not None
-            term: Any = objective.term.term
-            term.loss = arm.wrap(term.loss)
-        return objective
-
     def _decoder(self, arm: Arm) -> nn.Module:
+        """The arm's own, which goes when the arm does."""
         if arm.decoder is None:
             return copy.deepcopy(self.autoencoder)
         return make_autoencoder(arm.decoder, self.settings.seed).bfloat16()

@@ -69,6 +69,7 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a target is missed.")] = False,
 ) -> None:
     """Measure the loss's modes, side by side, and print a table for each size."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 modes are compared with float64: they are to compute in float32
     with explained(), tempfile.TemporaryDirectory() as temporary:
         cases = _cases(size, batch, decoder, seed, device)
         modes = _selected([*MODES, *([peer_mode(peer_file)] if peer_file else [])], only)

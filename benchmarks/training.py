@@ -118,9 +118,10 @@ def _measured_at(bench: Bench, names: list[str], batch: int, steps: int, repeats
     failed: dict[str, str] = {}
     peaks = _peaks(bench, names, batch, failed)
     works: dict[str, Callable[[], None]] = {}
+    counts = {name: -(-steps // ARMS[name].period) * ARMS[name].period for name in peaks}
     with progress() as bar:
         for name in bar.track(list(peaks), description=f"first steps at batch {batch}"):
-            works[name] = bench.rounds(name, batch, steps)
+            works[name] = bench.rounds(name, batch, counts[name])
     denoiser, perceptual = bench.operations(EXACT)
     about = {
         "batch": batch,
@@ -128,11 +129,12 @@ def _measured_at(bench: Bench, names: list[str], batch: int, steps: int, repeats
         "parameters": bench.parameters,
         "operations": {"denoiser": denoiser, "perceptual": perceptual},
     }
-    for seconds in interleaved_rounds(works, repeats, bench.device, bench.settings.seed):
+    for rounds in interleaved_rounds(works, repeats, bench.device, bench.settings.seed):
+        seconds = {name: [value / counts[name] for value in values] for name, values in rounds.items()}  # of a step
         arms = [
             {
                 "arm": name,
-                "images_per_second": spread([batch * steps / value for value in seconds[name]]),
+                "images_per_second": spread([batch / value for value in seconds[name]]),
                 "throughput": ratios(seconds[L2], seconds[name]),
                 "peak_bytes": peaks[name],
                 "memory": peaks[name] / peaks[L2],
@@ -201,7 +203,8 @@ def _table(result: dict[str, Any], settings: Settings, hardware: str) -> Table:
             )
         )
     notes = [
-        f"Batch {result['batch']}, {result['repeats']} rounds of {result['steps']} steps; medians (smallest–largest).",
+        f"Batch {result['batch']}, {result['repeats']} rounds of {result['steps']} steps, or of whole periods; "
+        "medians (smallest–largest).",
         _bound(result),
         "Passed: samples that passed the gate. Paper and target: throughput and peak memory over ℓ2's.",
         *(f"Not measured: {name}: {reason}" for name, reason in result["failed"].items()),

@@ -12,13 +12,15 @@ from benchmarks.arms import EXACT, L2, Arm, Bench, Settings
 from benchmarks.training import largest
 from lpl.denoisers.mmdit import PRESETS, Preset
 
+EVERY_ARM = arms.ARMS
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Preset T with few weights, and one arm that does not work."""
     monkeypatch.setitem(PRESETS, "T", Preset(width=32, depth=2, heads=2))
     chosen = {name: arm for name, arm in arms.ARMS.items() if name in (L2, EXACT)}
-    broken = Arm({"weight": 0.1, "no_such_setting": 1}, estimator=True)
+    broken = Arm({"weight": 0.1, "no_such_setting": 1})
     for module in (arms, training):
         monkeypatch.setattr(module, "ARMS", {**chosen, "broken": broken})
 
@@ -72,11 +74,35 @@ def test_a_step_of_every_arm_changes_the_weights() -> None:
         assert sum(moved) > len(moved) / 2
 
 
+def test_an_arm_of_every_other_step_computes_the_loss_then_alone(monkeypatch) -> None:
+    monkeypatch.setitem(arms.ARMS, "every 2nd step", Arm({"weight": 0.1, "estimator": {"every": 2}}))
+    bench = Bench(Settings("T", 2, 32, "tiny", "no", False, "cpu", 0))
+    step = bench.step("every 2nd step", 4)
+    entered = []
+    for number in range(4):
+        step(number)
+        entered.append(bench._passed["every 2nd step"][-1])
+    assert entered[0] > 0
+    assert entered[2] > 0
+    assert entered[1] == entered[3] == 0
+
+
+def test_the_bundled_arms_are_recipes() -> None:
+    settings = Settings("T", 2, 32, "tiny", "no", False, "cpu", 0)
+    for name, arm in EVERY_ARM.items():
+        recipe = settings.recipe(2, arm.perceptual)
+        assert (recipe.objective.perceptual is None) == (name == L2)
+    assert not EVERY_ARM[EXACT].estimator
+    assert sum(arm.estimator for arm in EVERY_ARM.values()) > 5
+
+
 def test_running_out_of_memory_is_told_from_other_errors(monkeypatch) -> None:
     bench = Bench(Settings("T", 2, 32, "tiny", "no", False, "cpu", 0))
-    monkeypatch.setattr(bench, "_peak_of", lambda step: (_ for _ in ()).throw(RuntimeError("CUDA out of memory.")))
+    monkeypatch.setattr(
+        bench, "_peak_of", lambda step, period: (_ for _ in ()).throw(RuntimeError("CUDA out of memory."))
+    )
     assert bench.peak_bytes(L2, 1) is None
-    monkeypatch.setattr(bench, "_peak_of", lambda step: (_ for _ in ()).throw(RuntimeError("something else")))
+    monkeypatch.setattr(bench, "_peak_of", lambda step, period: (_ for _ in ()).throw(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
         bench.peak_bytes(L2, 1)
 
