@@ -55,6 +55,9 @@ def call_every_kernel(dtype: torch.dtype, channels: int, groups: int) -> None:
     statistics.map_moments(maps, kept)
     statistics.count_beyond(maps, values, (True, False, True, False))
     statistics.count_beyond(maps, values[:2], (False, False), every)
+    if maps.itemsize == 2:
+        first = torch.zeros(2, 2, channels, dtype=torch.int32)
+        statistics.histograms(maps, first, first, first, every.expand(2, 2, channels))
     statistics.window_beyond(maps, values[0], values[1], 3)
     for closing, opening in ((3, 5), (1, 3), (1, 1)):
         masks.kept_positions(maps, values[0], values[1], every, closing, opening)

@@ -23,8 +23,12 @@ def maps_with_outliers(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tens
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("down_f", [1, 2, 4])
-def test_the_mask_is_the_plain_one(device: torch.device, dtype: torch.dtype, down_f: int) -> None:
-    maps = maps_with_outliers((2, 6, 14, 17), dtype)
+@pytest.mark.parametrize("size", [(14, 17), (40, 33)])  # of one chunk of positions, and of three
+def test_the_mask_is_the_plain_one(
+    device: torch.device, dtype: torch.dtype, down_f: int, size: tuple[int, int]
+) -> None:
+    maps = maps_with_outliers((2, 6, *size), dtype)
+    maps[0, 5, size[0] // 2 - 2 : size[0] // 2 + 2, 5:9] = -40
     expected = find_outliers(maps, down_f)  # contiguous: without kernels
     found = find_outliers(channels_last(maps.to(device)), down_f)
     assert isinstance(found, DenseOutliers)
@@ -54,11 +58,15 @@ def test_order_statistics(device: torch.device, dtype: torch.dtype, ranks: tuple
     maps[0, 1, :5] = -0.0
     maps = maps.to(dtype)
     ordered = maps.flatten(2).sort(dim=-1).values
-    bounds = maps.amin(dim=(2, 3)).expand(2, -1, -1), maps.amax(dim=(2, 3)).expand(2, -1, -1)
-    found = order_statistics_by_counting(maps, ranks, *bounds, torch.ones(2, 5, dtype=torch.bool, device=device))
-    for rank, values in zip(ranks, found, strict=True):
-        # Hardware and the interpreter may take numbers too small to be normal for zero.
-        torch.testing.assert_close(values, ordered[..., rank - 1], rtol=0, atol=torch.finfo(torch.bfloat16).tiny)
+    every = torch.ones(2, 5, dtype=torch.bool, device=device)
+    whole = ordered[..., 0], ordered[..., -1]
+    for slack in (2, 98):  # numbers between the bounds and the map's ends
+        low = ordered[..., 0], ordered[..., min(ranks[0] - 1 + slack, 98)]
+        high = ordered[..., max(ranks[1] - 1 - slack, 0)], ordered[..., -1]
+        for bounds in ((whole, whole), (low, high), (whole, high)):
+            found = order_statistics_by_counting(maps, ranks, *bounds, (every, every))
+            for rank, values in zip(ranks, found, strict=True):
+                assert torch.equal(values, ordered[..., rank - 1])
 
 
 def test_moments_of_kept_positions(device: torch.device) -> None:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import on, tiling
+from .launch import WIDE, on, tiling
 from .tiles import channels_of, tile
 
 
@@ -25,7 +25,7 @@ def difference_sums(first: Tensor, second: Tensor, kept: Tensor | None = None) -
     how = tiling(first)
     partial = first.new_empty(2, first.shape[0], how.grid[0], how.channels, dtype=torch.float32)
     with on(first):
-        _sums[how.grid](first, second, kept, *partial, *how[1:], kept is not None)
+        _sums[how.grid](first, second, kept, *partial, *how[1:], kept is not None, **WIDE)
     return partial[0].sum(dim=1), partial[1].amax(dim=1)
 
 

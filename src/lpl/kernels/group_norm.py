@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Tiling, next_power, on, tiling
+from .launch import WIDE, Tiling, next_power, on, tiling
 from .statistics import chunk_moments
 from .tiles import channels_of, tile
 
@@ -79,7 +79,7 @@ def backward(
         _mean_over_groups[(samples, groups, 2)](
             sums, means, 1 / (how.positions * per_group), chunks, how.channels, per_group, *padded
         )
-        _gradient[how.grid](*tensors, means, output, *options)
+        _gradient[how.grid](*tensors, means, output, *options, **WIDE)
     return output
 
 

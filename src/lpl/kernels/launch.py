@@ -12,9 +12,10 @@ from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # PyTorch for GPUs brings it, on Linux
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.uint8)
-FEWEST, CHUNKS = 64, 512  # positions of a chunk, at the fewest; chunks of a sample, at the most
+FEWEST, CHUNKS = 256, 512  # positions of a chunk, at the fewest; chunks of a sample, at the most
 MOST_STEPS = 255  # of a program, whose counts of them are held in a byte; where that is not enough, chunks are more
 TILE = 4096  # numbers that a program works on at once
+WIDE = {"num_warps": 8}  # for kernels whose threads would otherwise hold so much that few of them fit on a GPU
 ON_CPU = False  # for tests, under Triton's interpreter
 
 

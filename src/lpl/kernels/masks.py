@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import on, tiling
+from .launch import WIDE, on, tiling
+from .statistics import count_beyond
 from .tiles import channels_of, tile
 
 
@@ -28,87 +29,67 @@ def kept_positions(
         uint8 of the maps' shape and layout, 1 where a position is kept, and how many are, (B, C), int64.
     """
     how = tiling(maps)
-    flags = torch.empty_like(maps, dtype=torch.uint8)
-    other, beyond = torch.empty_like(flags), beyond.contiguous()
-    size, cut = maps.shape[-2:], how[2:]
-    counts = maps.new_empty(len(maps), how.grid[0], how.channels, dtype=torch.int32)
+    kept, beyond = torch.ones_like(maps, dtype=torch.uint8), beyond.contiguous()
+    size = maps.shape[-2:]
     with on(maps):
-        _within[how.grid](maps, lower.contiguous(), upper.contiguous(), beyond, flags, *how[1:])
-        for number, (window, every) in enumerate(((closing, False), (opening, True))):
-            half = window // 2
-            if half or number == 1:
-                _combined[how.grid](flags, beyond, other, counts, *size, *cut, half, 0, every, False)
-                _combined[how.grid](other, beyond, flags, counts, *size, *cut, 0, half, every, number == 1)
-    return flags, counts.sum(dim=1)
+        _holes[how.grid](
+            maps,
+            lower.contiguous(),
+            upper.contiguous(),
+            beyond,
+            kept,
+            *size,
+            *how[2:],
+            closing // 2,
+            opening // 2,
+            **WIDE,
+        )
+    counts = count_beyond(kept, kept.new_ones(1, *beyond.shape), (True,), beyond)[0]
+    return kept, torch.where(beyond, counts, how.positions)
 
 
 @triton.jit
-def _within(
+def _holes(
     maps,
     lower,
     upper,
     beyond,
-    flags,
-    positions,
-    channels,
-    STEPS: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """1 where a value lies within its map's thresholds, and in maps that have none beyond."""
-    sample = tl.program_id(1)
-    channel, present = channels_of(channels, BLOCK)
-    read = present & (tl.load(beyond + sample * channels + channel, mask=present, other=0) > 0)
-    low = tl.load(lower + sample * channels + channel, mask=read, other=0.0).to(tl.float32)[None, :]
-    high = tl.load(upper + sample * channels + channel, mask=read, other=0.0).to(tl.float32)[None, :]
-    for step in range(STEPS):
-        _, here, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
-        value = tl.load(maps + place, mask=here & read[None, :], other=0.0).to(tl.float32)
-        within = ((value >= low) & (value <= high)) | (read == 0)[None, :]
-        tl.store(flags + place, within.to(tl.uint8), mask=here)
-
-
-@triton.jit
-def _combined(
-    source,
-    beyond,
-    output,
-    counts,
+    kept,
     height,
     width,
     channels,
     STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    ACROSS: tl.constexpr,
-    UP: tl.constexpr,
-    EVERY: tl.constexpr,
-    COUNTED: tl.constexpr,
+    CLOSING: tl.constexpr,
+    OPENING: tl.constexpr,
 ):
-    """Whether every flag, or any, of a window along one axis is set, as far as it lies within the map."""
-    sample, chunks = tl.program_id(1), tl.num_programs(0)
+    """Clears the window of the erosion around every position that the dilation leaves a hole.
+
+    That is one whose window of the dilation holds no value within the thresholds, as far as it lies within the map.
+    """
+    sample = tl.program_id(1)
     channel, present = channels_of(channels, BLOCK)
-    read = (present & (tl.load(beyond + sample * channels + channel, mask=present, other=0) > 0))[None, :]
     positions = height * width
-    number = tl.zeros([ROWS, BLOCK], tl.int32)
+    read = present & (tl.load(beyond + sample * channels + channel, mask=present, other=0) > 0)
+    low = tl.load(lower + sample * channels + channel, mask=read, other=0.0).to(tl.float32)[None, :]
+    high = tl.load(upper + sample * channels + channel, mask=read, other=0.0).to(tl.float32)[None, :]
     for step in range(STEPS):
-        position, here, middle = tile(step, channel, present, positions, channels, STEPS, ROWS)
+        position, here, middle = tile(step, channel, read, positions, channels, STEPS, ROWS)
         y, x = position // width, position % width
-        combined = tl.zeros([ROWS, BLOCK], tl.int32) + (1 if EVERY else 0)
-        for shift in tl.static_range(-(ACROSS + UP), ACROSS + UP + 1):
-            if ACROSS > 0:
-                there, distance = (x + shift >= 0) & (x + shift < width), shift
-            else:
-                there, distance = (y + shift >= 0) & (y + shift < height), shift * width
-            neutral = 1 if EVERY else 0
-            flag = tl.load(source + middle + distance * channels, mask=there[:, None] & here & read, other=neutral).to(
-                tl.int32
-            )
-            combined = combined & flag if EVERY else combined | flag
-        combined = tl.where(read, combined, 1)
-        if COUNTED:
-            number += tl.where(here, combined, 0)
-        tl.store(output + middle, combined.to(tl.uint8), mask=here)
-    if COUNTED:
-        target = counts + (sample * chunks + tl.program_id(0)) * channels + channel
-        tl.store(target, tl.sum(number, axis=0), mask=present)
+        value = tl.load(maps + middle, mask=here, other=0.0).to(tl.float32)
+        hole = here & (((value >= low) & (value <= high)) == 0)  # so written, NaN is one
+        if tl.max(tl.max(hole.to(tl.int32), axis=1), axis=0) > 0:  # few tiles hold a value beyond at all
+            for up in tl.static_range(-CLOSING, CLOSING + 1):
+                for across in tl.static_range(-CLOSING, CLOSING + 1):
+                    there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
+                    asked = there[:, None] & hole
+                    place = middle + (up * width + across) * channels
+                    value = tl.load(maps + place, mask=asked, other=0.0).to(tl.float32)
+                    hole = hole & ((asked & (value >= low) & (value <= high)) == 0)
+            if tl.max(tl.max(hole.to(tl.int32), axis=1), axis=0) > 0:
+                for up in tl.static_range(-OPENING, OPENING + 1):
+                    for across in tl.static_range(-OPENING, OPENING + 1):
+                        there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
+                        place = middle + (up * width + across) * channels
+                        tl.store(kept + place, 0, mask=there[:, None] & hole)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Tiling, on, tiling
+from .launch import WIDE, Tiling, on, tiling
 from .tiles import channels_of, tile
 
 
@@ -40,7 +40,7 @@ def map_statistics(maps: Tensor) -> MapStatistics:
     how = tiling(maps)
     partial = maps.new_empty(4, maps.shape[0], how.grid[0], how.channels, dtype=torch.float32)
     with on(maps):
-        _moments[how.grid](maps, None, partial, *how[1:], False, True)
+        _moments[how.grid](maps, None, partial, *how[1:], False, True, **WIDE)
     mean, variance = merged(partial, how)
     lowest, highest = partial[2].amin(dim=1), partial[3].amax(dim=1)
     return MapStatistics(mean, variance, lowest.to(maps.dtype), highest.to(maps.dtype))
@@ -98,8 +98,46 @@ def count_beyond(maps: Tensor, thresholds: Tensor, at_least: tuple[bool, ...], w
     counts = maps.new_empty(len(at_least), len(maps), how.grid[0], how.channels, dtype=torch.int32)
     with on(maps):
         options = len(at_least), directions, wanted is not None
-        _counts[how.grid](maps, thresholds.contiguous(), wanted, counts, *how[1:], *options)
+        _counts[how.grid](maps, thresholds.contiguous(), wanted, counts, *how[1:], *options, **WIDE)
     return counts.sum(dim=2)
+
+
+ROWS_APART = 4  # tiles that a histogram takes one of others' in: a value's address fills its thread's registers
+BINS = 256  # of a histogram: two of them, one within a bin of the other, tell all numbers of 16 bits apart
+
+
+def histograms(maps: Tensor, first: Tensor, width: Tensor, shift: Tensor, wanted: Tensor) -> Tensor:
+    """How many of a map's values lie in each of `BINS` bins, one after the other, of 2^shift numbers of its type each.
+
+    Args:
+        maps: channels-last (B, C, H, W), of a type of two bytes.
+        first: the number that the first bin begins with, as `lpl.losses.ranks.order_of` counts them: int32 (T, B, C),
+            one for each of T histograms. Values before it are in none.
+        width: int32 (T, B, C), ≥ 0 and below `BINS`·2^shift: nor are values more than so many numbers behind it.
+        shift: int32 (T, B, C), ≥ 0.
+        wanted: which maps a histogram is wanted of, boolean (T, B, C); those of others are empty.
+
+    Returns:
+        (T, B, C, `BINS`), int32.
+    """
+    how = tiling(maps)
+    counts = torch.zeros(*first.shape, BINS, dtype=torch.int32, device=maps.device)
+    limits = first.contiguous(), torch.where(wanted, width, -1), shift.contiguous()
+    steps, rows = how.steps * ROWS_APART, how.rows // ROWS_APART
+    with on(maps):
+        _bins[how.grid](
+            maps.view(torch.int16),
+            *limits,
+            counts,
+            how.positions,
+            how.channels,
+            steps,
+            rows,
+            how.block,
+            len(first),
+            BINS,
+        )
+    return counts
 
 
 def window_beyond(maps: Tensor, below: Tensor, above: Tensor, window: int) -> Tensor:
@@ -118,7 +156,9 @@ def window_beyond(maps: Tensor, below: Tensor, above: Tensor, window: int) -> Te
     found = maps.new_empty(len(maps), how.grid[0], how.channels, dtype=torch.int32)
     height, width = maps.shape[-2:]
     with on(maps):
-        _windows[how.grid](maps, below.contiguous(), above.contiguous(), found, height, width, *how[2:], window // 2)
+        _windows[how.grid](
+            maps, below.contiguous(), above.contiguous(), found, height, width, *how[2:], window // 2, **WIDE
+        )
     return found.amax(dim=1) > 0
 
 
@@ -231,6 +271,43 @@ def _counts(
     for number in tl.static_range(CONDITIONS):
         partial = ((number * samples + sample) * chunks + tl.program_id(0)) * channels + channel
         tl.store(counts + partial, tl.sum((packed >> (8 * number)) & 255, axis=0), mask=channel < channels)
+
+
+@triton.jit
+def _bins(
+    bits,
+    first,
+    width,
+    shift,
+    counts,
+    positions,
+    channels,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HISTOGRAMS: tl.constexpr,
+    BINS: tl.constexpr,
+):
+    """An addition in memory for every value that lies in a bin: those of tails are few, and neighbours rarely meet."""
+    sample, samples = tl.program_id(1), tl.num_programs(1)
+    channel, present = channels_of(channels, BLOCK)
+    place = sample * channels + channel
+    read = tl.zeros([BLOCK], tl.int32)
+    for number in tl.static_range(HISTOGRAMS):
+        asked = tl.load(width + number * samples * channels + place, mask=present, other=-1) >= 0
+        read |= asked.to(tl.int32)
+    present = present & (read > 0)
+    for step in range(STEPS):
+        _, inside, where = tile(step, channel, present, positions, channels, STEPS, ROWS)
+        order = tl.load(bits + where, mask=inside, other=0).to(tl.int32)
+        order = ((order >> 31) & 0x7FFF) ^ order
+        for number in tl.static_range(HISTOGRAMS):
+            which = number * samples * channels + place
+            away = order - tl.load(first + which, mask=present, other=0)[None, :]
+            reach = tl.load(width + which, mask=present, other=-1)[None, :]
+            bin = away >> tl.load(shift + which, mask=present, other=0)[None, :]
+            counted = inside & (away >= 0) & (away <= reach)
+            tl.atomic_add(counts + which.to(tl.int64)[None, :] * BINS + bin, 1, mask=counted, sem="relaxed")
 
 
 @triton.jit

@@ -229,11 +229,8 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
         survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
         top, bottom = top & survive, bottom & survive
     if features.itemsize == 2 and fused(features):
-        between = (
-            torch.stack([lowest, torch.where(above, bounds[1], lowest)]),
-            torch.stack([torch.where(below, bounds[0], highest), highest]),
-        )
-        lower, upper = _widened_by_counting(features, top | bottom, (low_rank, high_rank), between, margin)
+        tails = (lowest, torch.where(below, bounds[0], highest)), (torch.where(above, bounds[1], lowest), highest)
+        lower, upper = _widened_by_counting(features, (bottom, top), (low_rank, high_rank), tails, margin)
     else:
         known = (~top | above) & (~bottom | below)
         lower, upper = _widened_by_sorting(features, (bottom, top), (low_rank, high_rank), known, bounds, margin)
@@ -242,12 +239,16 @@ def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) 
 
 
 def _widened_by_counting(
-    features: Tensor, wanted: Tensor, ranks: tuple[int, int], between: tuple[Tensor, Tensor], margin: Tensor
+    features: Tensor,
+    wanted: tuple[Tensor, Tensor],
+    ranks: tuple[int, int],
+    tails: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]],
+    margin: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Both thresholds (B, C) of the maps wanted, infinite for the others; their order statistics lie `between`."""
-    low, high = order_statistics_by_counting(features, ranks, *between, wanted)
+    """Both thresholds (B, C), each of the maps that it is wanted of; their order statistics lie in the tails."""
+    low, high = order_statistics_by_counting(features, ranks, *tails, wanted)
     lower, upper = widened(low, high, margin)
-    return torch.where(wanted, lower, -torch.inf), torch.where(wanted, upper, torch.inf)
+    return torch.where(wanted[0], lower, -torch.inf), torch.where(wanted[1], upper, torch.inf)
 
 
 def _widened_by_sorting(
