@@ -26,7 +26,7 @@ def test_moments_and_extremes(device: torch.device, shape: tuple[int, ...], dtyp
     assert torch.equal(found.lowest, maps.amin(dim=(2, 3)))
     assert torch.equal(found.highest, maps.amax(dim=(2, 3)))
     for value, expected in zip(map_moments(maps), found[:2], strict=True):
-        assert torch.equal(value, expected)
+        torch.testing.assert_close(value, expected, atol=0, rtol=2e-5)  # by other threads, and so in another order
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")  # of the interpreter
