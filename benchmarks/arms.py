@@ -77,6 +77,7 @@ ARMS = {
     "window of 16², quarter of the samples": _lpl(12, fraction=0.25, **_WINDOW),
     "every 4th step": _lpl(6, every=4),
     "every 8th step": _lpl(3, every=8),
+    "every 16th step": _lpl(3, every=16),
     "decoder of TAESD's shape": _lpl(8, decoder="taesd"),
     "decoder of TAESD's shape, quarter of the samples": _lpl(8, decoder="taesd", fraction=0.25),
 }
