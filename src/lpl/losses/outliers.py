@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -193,100 +193,121 @@ def _with_outliers(selection: MapSelection, kept: Tensor) -> list[OutlierMaps]:
     return [OutlierMaps(selection, kept, count)]
 
 
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class _Suspects:
+    """Maps that may have outliers, and what is known of their order statistics; pairs are of below and above, (B, C).
+
+    Attributes:
+        wanted: which maps may have some.
+        bounds: what the order statistic lies beyond where that is confirmed, of the features' type.
+        confirmed: whether it is.
+        margin: offset·std, in float32 at least.
+    """
+
+    wanted: Pair
+    bounds: Pair
+    confirmed: Pair
+    margin: Tensor
+
+    @property
+    def any(self) -> Tensor:
+        """Which maps may have outliers at all."""
+        return self.wanted[0] | self.wanted[1]
+
+    @property
+    def known(self) -> Tensor:
+        """Of which maps every bound that matters is confirmed."""
+        (bottom, top), (below, above) = self.wanted, self.confirmed
+        return (~top | above) & (~bottom | below)
+
+    def among(self, maps: Tensor) -> _Suspects:
+        """Those that some maps, boolean (B, C), hold."""
+        return replace(self, wanted=(self.wanted[0] & maps, self.wanted[1] & maps))
+
+
 def _thresholds(features: Tensor, quantile: float, offset: float, closing: int) -> tuple[Tensor, Tensor, Tensor]:
     """Order statistics at `quantile` and 1 − `quantile` by nearest interpolation, widened by offset·std.
 
     They are infinite where the order statistic does not matter: where one count tells that the map's extreme lies
-    within, and where every value that may lie beyond is closed by the dilation (see `_survivors`).
-    If n − k + 1 of n values or more are at least t, then so is the k-th smallest, q. The largest value M therefore lies
-    within the upper threshold q + m if that many are at least M − m. Where M − m is above what q nearly always exceeds,
-    that is counted instead, and is then known to bound q from below. The smallest value likewise.
+    within (see `_suspects`), and where every value that may lie beyond is closed by the dilation (see `_survivors`).
 
     Returns:
         Lower and upper thresholds, of the features' type, which decide as the exact ones do, and whether the map has
         a value beyond them; each (B, C).
     """
     positions = features.shape[-2] * features.shape[-1]
-    low_rank, high_rank = _ranks(positions, quantile)
+    ranks = _ranks(positions, quantile)
     mean, variance, lowest, highest = moments_and_extremes(features)
     margin = offset * (variance * (positions / max(positions - 1, 1))).sqrt()
+    suspects = _suspects(features, ranks, (mean, variance), (lowest, highest), margin)
+    if closing > 1:
+        suspects = suspects.among(_survivors(features, suspects, closing))
+    if features.itemsize == 2 and fused(features):
+        lower, upper = _widened_by_counting(features, suspects, ranks, (lowest, highest))
+    else:
+        lower, upper = _widened_by_sorting(features, suspects, ranks)
+    bottom, top = suspects.wanted
+    lower, upper = torch.where(bottom, lower, -torch.inf), torch.where(top, upper, torch.inf)
+    varies = highest != lowest  # a constant map has no outlier
+    # Written so that maps that hold NaN, which no threshold bounds, count among those that have outliers.
+    return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
+
+
+def _suspects(features: Tensor, ranks: tuple[int, int], moments: Pair, extremes: Pair, margin: Tensor) -> _Suspects:
+    """Which maps may have outliers, by one count on either side.
+
+    If n − k + 1 of n values or more are at least t, then so is the k-th smallest, q. The largest value M therefore lies
+    within the upper threshold q + m if that many are at least M − m. Where M − m is above what q nearly always exceeds,
+    that is counted instead, and is then known to bound q from below. The smallest value likewise.
+    """
+    (mean, variance), (lowest, highest), (low_rank, high_rank) = moments, extremes, ranks
     # A little less than the margin, lest rounding hide an outlier; where rounding may decide, a map is suspect.
     less = (1 - 1e-3) * margin
     extreme = torch.maximum(highest.abs(), lowest.abs()).to(margin.dtype)
     doubtful = margin * 1e-3 < 4 * torch.finfo(margin.dtype).eps * extreme
     around = CONFIRMED * variance.sqrt()
-    bounds = (mean - around).to(features.dtype), (mean + around).to(features.dtype)
+    low, high = (mean - around).to(features.dtype), (mean + around).to(features.dtype)
     near_top, near_bottom = _rounded_up(highest - less, features.dtype), -_rounded_up(-lowest - less, features.dtype)
-    within = near_bottom >= bounds[0], near_top <= bounds[1]
-    bounds = torch.maximum(near_bottom, bounds[0]), torch.minimum(near_top, bounds[1])
-    above, below = count_where(features, (torch.ge, bounds[1]), (torch.le, bounds[0]))
-    above, below = above > positions - high_rank, below >= low_rank
-    varies = highest != lowest  # a constant map has no outlier
-    bottom = varies & (doubtful | ~(within[0] & below))
-    top = varies & (doubtful | ~(within[1] & above))
-    if closing > 1:
-        confirmed = (~top | above) & (~bottom | below)
-        survive = _survivors(features, top, bottom, confirmed, bounds, margin, closing)
-        top, bottom = top & survive, bottom & survive
-    if features.itemsize == 2 and fused(features):
-        tails = (lowest, torch.where(below, bounds[0], highest)), (torch.where(above, bounds[1], lowest), highest)
-        lower, upper = _widened_by_counting(features, (bottom, top), (low_rank, high_rank), tails, margin)
-    else:
-        known = (~top | above) & (~bottom | below)
-        lower, upper = _widened_by_sorting(features, (bottom, top), (low_rank, high_rank), known, bounds, margin)
-    # Written so that maps that hold NaN, which no threshold bounds, count among those that have outliers.
-    return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
+    within = near_bottom >= low, near_top <= high
+    low, high = torch.maximum(near_bottom, low), torch.minimum(near_top, high)
+    above, below = count_where(features, (torch.ge, high), (torch.le, low))
+    above, below = above > features.shape[-2] * features.shape[-1] - high_rank, below >= low_rank
+    varies = highest != lowest
+    wanted = varies & (doubtful | ~(within[0] & below)), varies & (doubtful | ~(within[1] & above))
+    return _Suspects(wanted, (low, high), (below, above), margin)
 
 
-def _widened_by_counting(
-    features: Tensor,
-    wanted: tuple[Tensor, Tensor],
-    ranks: tuple[int, int],
-    tails: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]],
-    margin: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Both thresholds (B, C), each of the maps that it is wanted of; their order statistics lie in the tails."""
-    low, high = order_statistics_by_counting(features, ranks, *tails, wanted)
-    lower, upper = widened(low, high, margin)
-    return torch.where(wanted[0], lower, -torch.inf), torch.where(wanted[1], upper, torch.inf)
+def _widened_by_counting(features: Tensor, suspects: _Suspects, ranks: tuple[int, int], extremes: Pair) -> Pair:
+    """Both thresholds (B, C); of no meaning for maps that they are not wanted of."""
+    (low, high), (below, above), (lowest, highest) = suspects.bounds, suspects.confirmed, extremes
+    tails = (lowest, torch.where(below, low, highest)), (torch.where(above, high, lowest), highest)
+    return widened(*order_statistics_by_counting(features, ranks, *tails, suspects.wanted), suspects.margin)
 
 
-def _widened_by_sorting(
-    features: Tensor,
-    wanted: tuple[Tensor, Tensor],
-    ranks: tuple[int, int],
-    known: Tensor,
-    bounds: tuple[Tensor, Tensor],
-    margin: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The same, each of the maps that it is wanted of, which are taken out.
+def _widened_by_sorting(features: Tensor, suspects: _Suspects, ranks: tuple[int, int]) -> Pair:
+    """The same, for maps that are taken out.
 
     Where it is known that what is wanted lies beyond the bounds, only what lies beyond them is sorted.
     """
-    bottom, top = wanted
+    (bottom, top), margin, known = suspects.wanted, suspects.margin, suspects.known
     lower, upper = (features.new_full(margin.shape, value) for value in (-torch.inf, torch.inf))
-    low, high = torch.where(bottom, bounds[0], lower), torch.where(top, bounds[1], upper)
+    low, high = torch.where(bottom, suspects.bounds[0], lower), torch.where(top, suspects.bounds[1], upper)
     if not features.is_cpu or features.itemsize > 4:
         known = torch.zeros_like(known)
-    for selection in select_maps(features, (bottom | top) & known):
+    for selection in select_maps(features, suspects.any & known):
         index = selection.index
         found = order_statistics_in_tails(selection.take(features), ranks, low[index], high[index])
         lower[index], upper[index] = widened(*found, margin[index])
-    for selection in select_maps(features, (bottom | top) & ~known):
+    for selection in select_maps(features, suspects.any & ~known):
         maps, index = selection.take(features), selection.index
         lower[index], upper[index] = widened_order_statistics(maps, *ranks, margin[index])
-    return torch.where(bottom, lower, -torch.inf), torch.where(top, upper, torch.inf)
+    return lower, upper
 
 
-def _survivors(
-    features: Tensor,
-    top: Tensor,
-    bottom: Tensor,
-    confirmed: Tensor,
-    bounds: tuple[Tensor, Tensor],
-    margin: Tensor,
-    closing: int,
-) -> Tensor:
+def _survivors(features: Tensor, suspects: _Suspects, closing: int) -> Tensor:
     """Whether a map may have outliers that the dilation of what is kept leaves, (B, C); no for most.
 
     An outlier is left if all positions of a window around it are outliers; few rows tell which maps may have such a
@@ -295,25 +316,21 @@ def _survivors(
 
     Args:
         features: (B, C, H, W).
-        top: which maps may have outliers above, boolean (B, C).
-        bottom: which may have some below.
-        confirmed: whether the order statistics lie beyond `bounds` where that matters, boolean (B, C).
-        bounds: below and above, of the features' type, (B, C).
-        margin: (B, C).
+        suspects: which maps may have outliers.
         closing: side of the dilation's window in this map's positions.
     """
-    (low, high), beyond = bounds, margin * (1 - 1e-3)
+    (low, high), (bottom, top), beyond = suspects.bounds, suspects.wanted, suspects.margin * (1 - 1e-3)
     above = torch.where(top, _rounded_down(high + beyond, features.dtype), torch.inf)
     below = torch.where(bottom, -_rounded_down(beyond - low, features.dtype), -torch.inf)
     if fused(features):
         from ..kernels.statistics import window_beyond
 
-        return (~confirmed | window_beyond(features, below, above, closing)) & (top | bottom)
-    survive = ~confirmed
+        return (~suspects.known | window_beyond(features, below, above, closing)) & suspects.any
+    survive = ~suspects.known
     for rows in _rows_in_every_window(features, closing):
         survive |= _may_have_run(rows, low - beyond, high + beyond, closing)
-    survive &= top | bottom
-    for selection in select_maps(features, survive & confirmed):
+    survive &= suspects.any
+    for selection in select_maps(features, survive & suspects.known):
         high, low = (values[selection.index][None] for values in (above, below))
         survive[selection.index] = _have_window(selection.take(features), low, high, closing)[0]
     return survive
