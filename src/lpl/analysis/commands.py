@@ -259,11 +259,14 @@ class _Job:
     """One command's autoencoder and folder."""
 
     def __init__(self, name: str, path: str, subfolder: str | None, device: str, output: Path | None) -> None:
+        import torch
+
         from ..autoencoders import load_autoencoder
         from .inputs import AnalysisError
         from .output import AnalysisFolder
 
         self.path, self.subfolder = path, subfolder
+        torch.backends.cudnn.allow_tf32 = False  # coarser than the errors and eigenvalues looked at
         try:
             self.autoencoder: Autoencoder = load_autoencoder(path, subfolder, device=device)
         except (ValueError, FileNotFoundError) as error:
