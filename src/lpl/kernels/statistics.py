@@ -102,8 +102,8 @@ def count_beyond(maps: Tensor, thresholds: Tensor, at_least: tuple[bool, ...], w
     return counts.sum(dim=2)
 
 
-ROWS_APART = 4  # tiles that a histogram takes one of others' in: a value's address fills its thread's registers
 BINS = 256  # of a histogram: two of them, one within a bin of the other, tell all numbers of 16 bits apart
+SMALLER = 4  # a histogram's tiles are to those of other kernels: the values' addresses fill a thread's registers
 
 
 def histograms(maps: Tensor, first: Tensor, width: Tensor, shift: Tensor, wanted: Tensor) -> Tensor:
@@ -123,20 +123,9 @@ def histograms(maps: Tensor, first: Tensor, width: Tensor, shift: Tensor, wanted
     how = tiling(maps)
     counts = torch.zeros(*first.shape, BINS, dtype=torch.int32, device=maps.device)
     limits = first.contiguous(), torch.where(wanted, width, -1), shift.contiguous()
-    steps, rows = how.steps * ROWS_APART, how.rows // ROWS_APART
+    cut = how.positions, how.channels, how.steps * SMALLER, how.rows // SMALLER, how.block
     with on(maps):
-        _bins[how.grid](
-            maps.view(torch.int16),
-            *limits,
-            counts,
-            how.positions,
-            how.channels,
-            steps,
-            rows,
-            how.block,
-            len(first),
-            BINS,
-        )
+        _bins[how.grid](maps.view(torch.int16), *limits, counts, *cut, len(first), BINS)
     return counts
 
 
