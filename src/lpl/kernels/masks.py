@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .launch import WIDE, on, tiling
 from .statistics import count_beyond
-from .tiles import channels_of, tile
+from .tiles import beyond_with_window, channels_of, tile
 
 
 def kept_positions(
@@ -77,19 +77,10 @@ def _holes(
     for step in range(STEPS):
         position, here, middle = tile(step, channel, read, positions, channels, STEPS, ROWS)
         y, x = position // width, position % width
-        value = tl.load(maps + middle, mask=here, other=0.0).to(tl.float32)
-        hole = here & (((value >= low) & (value <= high)) == 0)  # so written, NaN is one
-        if tl.max(tl.max(hole.to(tl.int32), axis=1), axis=0) > 0:  # few tiles hold a value beyond at all
-            for up in tl.static_range(-CLOSING, CLOSING + 1):
-                for across in tl.static_range(-CLOSING, CLOSING + 1):
+        hole = beyond_with_window(maps, middle, here, y, x, height, width, channels, low, high, CLOSING)
+        if tl.max(tl.max(hole.to(tl.int32), axis=1), axis=0) > 0:
+            for up in tl.static_range(-OPENING, OPENING + 1):
+                for across in tl.static_range(-OPENING, OPENING + 1):
                     there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
-                    asked = there[:, None] & hole
                     place = middle + (up * width + across) * channels
-                    value = tl.load(maps + place, mask=asked, other=0.0).to(tl.float32)
-                    hole = hole & ((asked & (value >= low) & (value <= high)) == 0)
-            if tl.max(tl.max(hole.to(tl.int32), axis=1), axis=0) > 0:
-                for up in tl.static_range(-OPENING, OPENING + 1):
-                    for across in tl.static_range(-OPENING, OPENING + 1):
-                        there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
-                        place = middle + (up * width + across) * channels
-                        tl.store(kept + place, 0, mask=there[:, None] & hole)
+                    tl.store(kept + place, 0, mask=there[:, None] & hole)

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import WIDE, Tiling, on, tiling
-from .tiles import channels_of, tile
+from .tiles import beyond_with_window, channels_of, tile
 
 
 def chunk_moments(maps: Tensor) -> tuple[Tensor, Tiling]:
@@ -134,7 +134,7 @@ def window_beyond(maps: Tensor, below: Tensor, above: Tensor, window: int) -> Te
 
     Args:
         maps: channels-last (B, C, H, W).
-        below: values smaller than this are beyond, of the maps' type, (B, C).
+        below: values smaller than this are beyond, as NaN is; of the maps' type, (B, C).
         above: and so are values larger than this.
         window: side, odd.
 
@@ -322,16 +322,7 @@ def _windows(
     for step in range(STEPS):
         position, here, middle = tile(step, channel, present, positions, channels, STEPS, ROWS)
         y, x = position // width, position % width
-        value = tl.load(maps + middle, mask=here, other=0.0).to(tl.float32)
-        every = here & ((value < low) | (value > high))
-        if tl.max(tl.max(every.to(tl.int32), axis=1), axis=0) > 0:  # few tiles hold a value beyond at all
-            for up in tl.static_range(-HALF, HALF + 1):
-                for across in tl.static_range(-HALF, HALF + 1):
-                    there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
-                    inside = there[:, None] & here
-                    place = middle + (up * width + across) * channels
-                    value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
-                    every = every & ((value < low) | (value > high) | (inside == 0))
-            windows |= every.to(tl.int32)
+        beyond = beyond_with_window(maps, middle, here, y, x, height, width, channels, low, high, HALF)
+        windows |= beyond.to(tl.int32)
     partial = (sample * chunks + tl.program_id(0)) * channels + channel
     tl.store(found + partial, tl.max(windows, axis=0), mask=present)

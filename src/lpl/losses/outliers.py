@@ -16,6 +16,7 @@ from .moments import count_ones, count_where, flags_where, largest, moments_and_
 from .ranks import order_statistics_by_counting, order_statistics_in_tails, widened, widened_order_statistics
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,6 @@ def _with_outliers(selection: MapSelection, kept: Tensor) -> list[OutlierMaps]:
     if len(left) < len(count):
         selection, kept, count = selection[left], kept[:, left], count[left]
     return [OutlierMaps(selection, kept, count)]
-
-
-Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
