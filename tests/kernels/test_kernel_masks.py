@@ -36,8 +36,8 @@ def test_the_mask_is_the_plain_one(
     assert torch.equal(found.positions().cpu(), expected.positions())
     assert found.share().item() == pytest.approx(expected.share().item(), abs=1e-6)
     assert 0 < expected.share() < 1
-    # What knows no dense masks goes by its parts.
-    assert torch.equal(Outliers(found.shape, found.parts, found.device).mask(), found.mask())
+    # What knows no dense masks goes by the places.
+    assert torch.equal(Outliers(found.order, found.places).mask(), found.mask())
     cleared = found.clear(torch.ones_like(found.kept, dtype=torch.float32))
     assert torch.equal(cleared.bool(), found.mask())
 
@@ -46,7 +46,7 @@ def test_maps_without_outliers_need_no_mask(device: torch.device) -> None:
     maps = channels_last(torch.rand(1, 4, 12, 12, device=device)).bfloat16()
     found = find_outliers(maps, 1)
     assert not isinstance(found, DenseOutliers)
-    assert found.parts == ()
+    assert len(found.places) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -7,7 +7,7 @@ from torch import Tensor
 from lpl.losses import maps as maps_module
 from lpl.losses.maps import pieces, select_maps
 from lpl.losses.moments import count_where, moments
-from lpl.losses.outliers import outlier_mask
+from lpl.losses.outliers import find_outliers, outlier_mask
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SHAPE = (3, 6, 20, 7)
@@ -55,16 +55,33 @@ def test_pieces_change_nothing(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_selected_maps_come_out_and_go_back(layout: torch.memory_format, share: float) -> None:
+@pytest.mark.parametrize("exactly", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+def test_selected_maps_are_the_wanted_ones(layout: torch.memory_format, exactly: bool, share: float) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(SHAPE, generator=generator).contiguous(memory_format=layout)
     wanted = torch.rand(SHAPE[:2], generator=generator) < share
-    expected = values.clone()
-    expected[wanted] *= 2
-    taken = []
-    for selection in select_maps(values, wanted):
-        taken.append(selection.take(values)[0])
-        selection.put(values, selection.take(values).mul_(2))  # in place, also where what was taken is a view
-    assert sum(len(maps) for maps in taken) == wanted.sum()
-    assert torch.equal(values, expected)
+    taken = torch.zeros(SHAPE[:2], dtype=torch.int64)
+    for selection in select_maps(values, wanted, exactly):
+        assert torch.equal(selection.take(values)[0], values[selection.index])
+        taken.index_put_(selection.index, torch.ones(()).long(), accumulate=True)
+    assert (taken[wanted] == 1).all()
+    assert (taken <= 1).all()
+    assert not exactly or torch.equal(taken.bool(), wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cleared", LAYOUTS)
+def test_outliers_are_cleared_piece_by_piece(
+    few: int, layout: torch.memory_format, cleared: torch.memory_format
+) -> None:
+    values = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    values[0, 1, 3, 2:4] = 40
+    values[2, 5, -1, -1] = -40
+    outliers = find_outliers(values.contiguous(memory_format=layout), down_f=2.0)
+    expected = values * outliers.mask()
+    actual = values.clone(memory_format=cleared)
+    for piece in pieces(actual):
+        actual[piece] = outliers.clear(actual[piece].clone(), piece)
+    assert 0 < outliers.share() < 0.2
+    assert torch.equal(actual, expected)

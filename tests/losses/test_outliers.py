@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpl import outlier_mask
-from lpl.losses import outliers as module
+from lpl.losses import thresholds as module
 from lpl.losses.outliers import find_outliers
 from lpl.losses.ranks import order_statistics_in_tails, widened_order_statistics
 from references import appendix_listing
@@ -116,27 +116,33 @@ def test_counting_decides_as_order_statistics_do(data, seed, size, power, shift,
     assert torch.equal(found.mask(), expected)
     assert torch.equal(found.positions(), expected.flatten(2).sum(dim=-1).clamp_min(1))
     assert found.share().item() == pytest.approx(1 - expected.float().mean().item(), abs=1e-6)
-    assert sum(len(part.count) for part in found.parts) == (~expected.flatten(2).all(dim=-1)).sum()
+    assert torch.equal(found.masked, (~expected).flatten(2).sum(dim=-1))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        cleared = found.clear(features.clone(memory_format=layout))
+        assert torch.equal(cleared, torch.where(expected, features, 0))
+        assert torch.equal(found.at_places(features.contiguous(memory_format=layout)), found.at_places(features))
 
 
 @settings(max_examples=80, deadline=None)
 @given(
     data=st.data(),
     seed=st.integers(0, 10_000),
-    size=st.tuples(st.integers(3, 30), st.integers(3, 30)),
+    size=st.tuples(st.integers(2, 30), st.integers(2, 30)),
     power=st.floats(0.5, 3),
     patch=st.floats(0, 12),
     quantile=st.sampled_from([0.02, 0.1, 0.3]),
-    closing=st.sampled_from([3, 5]),
+    closing=st.sampled_from([1, 3, 5]),
+    opening=st.sampled_from([1, 3, 5, 7]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_what_is_closed_is_known_beforehand(data, seed, size, power, patch, quantile, closing, dtype) -> None:
-    """Thresholds by kthvalue for every map, then a dilation by max pooling."""
+def test_windows_are_closed_and_opened(data, seed, size, power, patch, quantile, closing, opening, dtype) -> None:
+    """Thresholds by kthvalue for every map, then a dilation and an erosion by max pooling."""
     generator = torch.Generator().manual_seed(seed)
     features = with_tails(data.draw, generator, (2, 4, *size), power, 0.0)
     features[:, 0, :3, :3] += patch  # large enough to be left, if it is an outlier
     features[:, 1, -3:, :3] -= patch
-    features[0, 2, :3, :3] = patch * torch.tensor([[1, -1, 1], [-1, 1, -1], [1, -1, 1.0]])  # outliers of both kinds
+    both = patch * torch.tensor([[1, -1, 1], [-1, 1, -1], [1, -1, 1.0]])  # outliers of both kinds
+    features[0, 2, :3, :3] = both[: size[0], : size[1]]
     features = features.to(dtype)
     wide = features.float().flatten(2)
     count = wide.shape[-1]
@@ -144,8 +150,9 @@ def test_what_is_closed_is_known_beforehand(data, seed, size, power, patch, quan
     high = wide.kthvalue(max(int(count * (1 - quantile)), 1), dim=-1).values[..., None]
     margin = 2.0 * wide.std(dim=-1, keepdim=True)
     kept = ((wide >= low - margin) & (wide <= high + margin)).view_as(features).float()
-    expected = torch.nn.functional.max_pool2d(kept, closing, stride=1, padding=closing // 2).bool()
-    assert torch.equal(outlier_mask(features, opening=1, closing=closing, quantile=quantile), expected)
+    dilated = torch.nn.functional.max_pool2d(kept, closing, stride=1, padding=closing // 2)
+    eroded = -torch.nn.functional.max_pool2d(-dilated, opening, stride=1, padding=opening // 2)
+    assert torch.equal(outlier_mask(features, 1.0, opening, closing, quantile), eroded.bool())
 
 
 def test_order_statistics_are_taken_of_suspects_alone(monkeypatch) -> None:

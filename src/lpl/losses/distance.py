@@ -42,7 +42,7 @@ class SquaredDistance(torch.autograd.Function):
         keep = ctx.needs_input_grad[0]
         kept: tuple[Tensor, ...]
         ctx.dtype = prediction.dtype
-        known = outliers is None or isinstance(outliers, DenseOutliers) or not outliers.parts
+        known = outliers is None or isinstance(outliers, DenseOutliers) or len(outliers.places) == 0
         if prediction.itemsize == 2 and fused(prediction, target) and known:
             squares, kept = _in_two_passes(prediction, target, outliers, keep)
             ctx.save_for_backward(*kept)

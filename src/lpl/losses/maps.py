@@ -61,28 +61,13 @@ class MapSelection:
         """`values[selection.index]` of values (B, C) are the K selected ones, in order."""
         return self.samples, self.channels
 
-    def __getitem__(self, numbers: Tensor) -> MapSelection:
-        """Some of the maps, by their numbers among the K."""
-        return MapSelection(self.samples[numbers], self.channels[numbers], self.sample)
-
-    def within(self, piece: Piece) -> tuple[MapSelection, Tensor]:
-        """Those of the maps that a piece holds, as its own samples and channels count them, and their numbers."""
-        inside, starts = torch.ones_like(self.samples, dtype=torch.bool), []
-        for values, part in ((self.samples, piece[0]), (self.channels, piece[1])):
-            starts.append(part.start or 0)
-            if part.start is not None:
-                inside &= (values >= part.start) & (values < part.stop)
-        numbers = torch.nonzero(inside).flatten()
-        sample = None if self.sample is None else self.sample - starts[0]
-        return MapSelection(self.samples[numbers] - starts[0], self.channels[numbers] - starts[1], sample), numbers
-
     def take(self, features: Tensor) -> Tensor:
         """The maps as (1, K, H, W), in the features' layout; a view where they are all of a sample's."""
         if self.sample is None:
             return features[self.index][None]
         if len(self.channels) == features.shape[1]:
             return features[self.sample : self.sample + 1]
-        rows = self._rows(features)
+        rows = features[self.sample].permute(1, 2, 0).view(-1, features.shape[1])
         channels = self.channels.expand(len(rows), -1)
         if rows.element_size() == 2 and not features.requires_grad:
             # Integers of the same size are moved twice as fast, but a view of another type passes no gradient on.
@@ -91,30 +76,17 @@ class MapSelection:
             taken = rows.gather(1, channels)
         return taken.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2)
 
-    def put(self, features: Tensor, maps: Tensor) -> None:
-        """Writes maps (1, K, H, W) to where they came from, in place."""
-        if self.sample is None:
-            features[self.index] = maps[0]
-        elif len(self.channels) == features.shape[1]:
-            features[self.sample : self.sample + 1] = maps
-        else:
-            self._rows(features).index_copy_(1, self.channels, maps.permute(0, 2, 3, 1).reshape(-1, len(self.channels)))
 
-    def _rows(self, features: Tensor) -> Tensor:
-        """The sample's positions as rows of channels (H·W, C), a view."""
-        assert self.sample is not None
-        return features[self.sample].permute(1, 2, 0).view(-1, features.shape[1])
-
-
-def select_maps(features: Tensor, wanted: Tensor) -> list[MapSelection]:
+def select_maps(features: Tensor, wanted: Tensor, exactly: bool = True) -> list[MapSelection]:
     """The maps for which `wanted`, boolean (B, C), holds: in one selection, or in one a sample.
 
-    Of channels-last features on the CPU picking channels of one sample at a time is many times faster.
+    Of channels-last features on the CPU picking channels of one sample at a time is many times faster, and where not
+    `exactly` the wanted maps have to be selected, nothing is picked where most are wanted.
     """
-    return list(_selections(features, wanted))
+    return list(_selections(features, wanted, exactly))
 
 
-def _selections(features: Tensor, wanted: Tensor) -> Iterator[MapSelection]:
+def _selections(features: Tensor, wanted: Tensor, exactly: bool) -> Iterator[MapSelection]:
     samples, channels = torch.nonzero(wanted, as_tuple=True)
     if len(samples) == 0:
         return
@@ -123,6 +95,7 @@ def _selections(features: Tensor, wanted: Tensor) -> Iterator[MapSelection]:
         yield MapSelection(samples, channels)
         return
     numbers, counts = samples.unique_consecutive(return_counts=True)
-    parts = channels.split(counts.tolist())
-    for number, part in zip(numbers.tolist(), parts, strict=True):
+    for number, part in zip(numbers.tolist(), channels.split(counts.tolist()), strict=True):
+        if not exactly and 2 * len(part) > features.shape[1]:
+            part = torch.arange(features.shape[1], device=part.device)
         yield MapSelection(torch.full_like(part, number), part, sample=number)

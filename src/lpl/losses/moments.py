@@ -93,15 +93,35 @@ def count_where(maps: Tensor, *conditions: tuple[Callable[..., Tensor], Tensor])
     return counts
 
 
-def flags_where(compare: Callable[..., Tensor], maps: Tensor, threshold: Tensor) -> Tensor:
-    """`compare(x, threshold)` for maps (B, C, H, W) and thresholds (B, C), as bytes of zero and one.
+def flags_outside(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Bytes of maps (B, C, H, W): one where x lies outside [low, high], both (B, C), or is NaN; zero elsewhere."""
+
+    def outside(part: Tensor, least: Tensor, most: Tensor) -> Tensor:
+        within = torch.maximum(part, least)
+        return torch.ne(torch.minimum(within, most, out=within), part, out=within)
+
+    return _in_pieces(outside, maps, low, high)
+
+
+def flags_in_tails(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Bytes of maps (B, C, H, W): one where x ≤ low or x ≥ high, both (B, C); zero elsewhere."""
+
+    def in_tails(part: Tensor, most: Tensor, least: Tensor) -> Tensor:
+        below, above = torch.le(part, most, out=torch.empty_like(part)), torch.empty_like(part)
+        return torch.maximum(below, torch.ge(part, least, out=above), out=below)
+
+    return _in_pieces(in_tails, maps, low, high)
+
+
+def _in_pieces(flags_of: Callable[..., Tensor], maps: Tensor, *thresholds: Tensor) -> Tensor:
+    """Bytes from what a function of maps (B, C, H, W) and thresholds (B, C, 1, 1) gives as zeros and ones.
 
     Comparisons that write numbers are several times faster than those that write booleans.
     """
     flags = torch.empty_like(maps, dtype=torch.int8)
     for samples, channels, rows in pieces(maps):
-        part, limit = maps[samples, channels, rows], threshold[samples, channels, None, None]
-        flags[samples, channels, rows] = compare(part, limit, out=torch.empty_like(part))
+        limits = (threshold[samples, channels, None, None] for threshold in thresholds)
+        flags[samples, channels, rows] = flags_of(maps[samples, channels, rows], *limits)
     return flags
 
 

@@ -7,6 +7,7 @@ a function and a line in `NORMALIZATIONS`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..kernels import fused
 from .moments import moments, wide_type
-from .outliers import DenseOutliers, OutlierMaps, Outliers
+from .outliers import DenseOutliers, Outliers
 
 NormalizationName = Literal["prediction", "target", "independent", "unit", "none"]
 Compared = tuple[Tensor, Tensor, Tensor | None]
@@ -25,6 +26,8 @@ Normalization = Callable[[Tensor, Tensor, Outliers | None, float], Compared]
 # Without a floor a channel that is dead in the prediction (as happens after a ReLU) would be magnified without bound;
 # this one leaves all but a few channels of real decoders as they are.
 VARIANCE_FLOOR = 1e-3
+
+MOST = 8  # times its variance over the positions kept: a map's over all, from which on one is not taken from the other
 
 
 def masked_statistics(
@@ -47,39 +50,54 @@ def masked_statistics(
 
         mean, variance = map_moments(features, outliers.kept)
     else:
-        mean, variance = _moments_in_parts(features, outliers, differentiable)
+        mean, variance = _moments_of_kept(features, outliers, differentiable)
     floor = variance_floor * variance.detach().mean(dim=1, keepdim=True)
     tiny = torch.finfo(variance.dtype).tiny ** 0.5
     return mean, variance.clamp_min(tiny).maximum(floor).sqrt()
 
 
-def _moments_in_parts(features: Tensor, outliers: Outliers | None, differentiable: bool) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every map, (B, C), and again of the few that have an outlier."""
+def _moments_of_kept(features: Tensor, outliers: Outliers | None, differentiable: bool) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the positions kept of every map, (B, C)."""
     if differentiable:
         variance, mean = torch.var_mean(features.to(wide_type(features.dtype)), dim=(-2, -1), correction=0)
     else:
         mean, variance = moments(features)
-    for part in () if outliers is None else outliers.parts:
-        kept_mean, kept_variance = _statistics_of_kept(part.selection.take(features), part, mean[part.selection.index])
-        mean = mean.index_put(part.selection.index, kept_mean)
-        variance = variance.index_put(part.selection.index, kept_variance)
-    return mean, variance
-
-
-def _statistics_of_kept(maps: Tensor, part: OutlierMaps, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the positions kept, each (K,), of maps (1, K, H, W) of the given means over all (K,)."""
-    centre = mean.detach().to(maps.dtype)  # which keeps digits; what it is rounded to does not matter
-    centred = maps - centre[None, :, None, None]
-    if centred.requires_grad:
-        centred = (centred * part.kept).to(mean.dtype)
-        average, square = centred.mean(dim=(-2, -1)), centred.square().mean(dim=(-2, -1))
+    if outliers is None or len(outliers.places) == 0:
+        return mean, variance
+    if differentiable:
+        anew = outliers.masked > 0
     else:
-        average, variance = moments(centred.mul_(part.kept))
-        square = variance + average.square()
-    # From means over all positions to means over those kept.
-    scale = maps[0, 0].numel() / part.count.clamp_min(1).to(mean.dtype)
-    shift = average[0] * scale
-    return centre + shift, square[0] * scale - shift.square()
+        mean, variance, anew = _without_masked(features, outliers, mean, variance)
+    index = torch.nonzero(anew, as_tuple=True)
+    if len(index[0]) == 0:
+        return mean, variance
+    found = _statistics_of_kept(features[index].to(mean.dtype), outliers.mask()[index], outliers.positions()[index])
+    return mean.index_put(index, found[0]), variance.index_put(index, found[1])
+
+
+def _without_masked(
+    features: Tensor, outliers: Outliers, mean: Tensor, variance: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From moments over all positions to those over the positions kept; the few others are read alone.
+
+    Returns:
+        Mean, variance, and where most of what the variance was made of is masked, so that digits were lost; (B, C).
+    """
+    numbers, total, kept = outliers.order.maps(outliers.places), math.prod(features.shape[2:]), outliers.positions()
+    centred = outliers.at_places(features).to(mean.dtype) - mean.flatten()[numbers]
+    sums = mean.new_zeros(2, mean.numel()).index_add_(1, numbers, torch.stack([centred, centred.square()]))
+    first, second = sums.view(2, *mean.shape)
+    shift = -first / kept
+    rest = (total * variance - second) / kept - shift.square()
+    return mean + shift, rest.clamp_min(0), (outliers.masked > 0) & ~(total * variance <= MOST * kept * rest)
+
+
+def _statistics_of_kept(maps: Tensor, kept: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the positions kept, each (K,), of maps (K, H, W); count says how many these are, (K,)."""
+    centre = (maps.detach() * kept).sum(dim=(-2, -1)) / count  # which keeps digits
+    centred = (maps - centre[:, None, None]) * kept
+    shift, square = (values.sum(dim=(-2, -1)) / count for values in (centred, centred.square()))
+    return centre + shift, square - shift.square()
 
 
 def by_prediction(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy
 import torch
 from torch import Tensor
 
 from .maps import FEW_VALUES
-from .moments import flags_where, in_memory_order
+from .moments import flags_in_tails, in_memory_order
+from .places import in_a_row
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -56,15 +58,16 @@ def order_statistics_in_tails(maps: Tensor, ranks: tuple[int, int], low: Tensor,
     Returns:
         Two of shape (K,), of the maps' type; of no meaning where they are not wanted.
     """
-    in_tails = flags_where(torch.ge, maps, high[None]).bitwise_or_(flags_where(torch.le, maps, low[None]))
     view, width = in_memory_order(maps)
     channels, positions = maps.shape[1], maps[0, 0].numel()
-    places = in_memory_order(in_tails)[0].flatten().view(torch.bool).nonzero().flatten()
+    places = in_a_row(flags_in_tails(maps, low[None], high[None])).view(torch.bool).nonzero().flatten()
     numbers = places // positions if width == 3 else places % channels  # which map each place is of
     order = order_of(view.flatten()[places])
-    # Sorted by map, and within a map by value, at once.
+    # Sorted by map, and within a map by value, at once: by NumPy, several times faster, short integers most of all.
     bits = 8 * maps.element_size()
-    ordered = ((numbers << bits) + order).sort().values
+    keys = (numbers << bits) + order
+    keys = keys.int() if channels << bits <= torch.iinfo(torch.int32).max else keys
+    ordered = torch.from_numpy(numpy.sort(keys.numpy())).long()
     counts = torch.bincount(numbers, minlength=channels)
     ends = counts.cumsum(0)
     wanted = torch.stack([ends - counts + ranks[0] - 1, ends - positions + ranks[1] - 1])
