@@ -27,7 +27,10 @@ class PerceptualTermConfig(Section):
 
 
 class EstimatorConfig(Section):
-    """Cheaper estimates of the latent perceptual loss, see `lpl.losses.estimators`; what is set here is combined."""
+    """Cheaper estimates of the latent perceptual loss, see `lpl.losses.estimators`; what is set here is combined.
+
+    A weight is matched to the loss itself, not to its estimates.
+    """
 
     every: PositiveInt = 1  # computed at one step in so many, and multiplied by that number
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the samples that pass the gate, drawn and reweighted

@@ -13,6 +13,7 @@ from lpl.config import PerceptualConfig, RecipeError, build_recipe
 from lpl.training import train
 from lpl.training.terms import LatentPrediction, TermParts, TrainingBatch
 from lpl.training.terms.latent_perceptual import LatentPerceptualTerm
+from lpl.training.weighting import WeightedTerm
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,21 @@ def test_windows_of_some_of_the_samples(autoencoder) -> None:
     assert value(term, 2) > 0
     assert {shape[0] for shape in entered} == {3}
     assert all(max(shape[-2:]) <= 5 for shape in entered)  # a window of 4 in a corner, with a margin of 1
+
+
+def test_a_weight_is_matched_to_the_loss_whatever_estimates_it(autoencoder) -> None:
+    weights = []
+    for estimator in ({}, {"every": 4, "fraction": 0.5, "importance": "sigma"}, {"window": 4}):
+        config = PerceptualConfig(weight="matched", matching_batches=3, estimator=estimator)
+        term = WeightedTerm(config, TermParts(FlowOT(), autoencoder))
+        for step in range(3):
+            prediction = case(step)
+            errors = (prediction.predicted - prediction.clean).square().flatten(1).mean(dim=1)
+            term(prediction, errors)
+            term.end_step(lambda losses: losses)
+        assert term.weight > 0
+        weights.append(term.weight)
+    assert weights[1:] == pytest.approx(weights[:1] * 2)
 
 
 def test_a_few_samples_at_a_time(autoencoder) -> None:

@@ -15,7 +15,11 @@ from .base import LatentPrediction, TermParts, Terms, TermValues, TrainingBatch
 
 
 class LatentPerceptualTerm:
-    """L_LPL, with each block's share and outliers."""
+    """L_LPL, with each block's share and outliers.
+
+    An estimator's draws vary more than the loss does. Without a gradient, as while a weight is matched to the loss's
+    variance, the loss is therefore computed whole, so that the weight is the same whatever stands in for it.
+    """
 
     facts: Mapping[str, Any] = {}
 
@@ -60,10 +64,11 @@ def _estimated(exact: LatentPerceptualLoss, config: EstimatorConfig) -> LatentPe
 
 
 def _follow(estimator: Estimator, batch: TrainingBatch) -> None:
-    """Makes an estimator's draws a function of the run's seed, the step and the part of its batch."""
+    """Makes an estimator's draws a function of the run's seed, the step and the part of its batch, if it draws."""
     seed, step, *part = batch.seed if len(batch.seed) > 1 else (0, *batch.seed)
     estimator.step = step
     inner: object = estimator
     while isinstance(inner, Estimator):
+        inner.training = torch.is_grad_enabled()
         inner.seed = hash((seed, *part))  # of numbers, and so the same in every process
         inner = inner.loss
