@@ -185,6 +185,16 @@ def test_figures21_to_23_sample_two_runs_in_two_ways(shelf: StudyFolder) -> None
 
 
 @pytest.mark.slow
+def test_ablation_estimators_match_the_same_weight(shelf: StudyFolder) -> None:
+    window = "arms.window.recipe.objective.perceptual.estimator.window=2"  # latents are of 2 × 2
+    rows = run(shelf, "ablation-estimators", "sampling.steps=1", window)
+    weights = values([row for row in rows if row["arm"] not in ("l2", "pretraining")], "perceptual_weight")
+    assert len(weights) == 4
+    assert len(set(weights.values())) == 1
+    assert len(set(values(rows, "sliced_wasserstein").values())) > 3
+
+
+@pytest.mark.slow
 def test_ablation_paradigms(shelf: StudyFolder) -> None:
     smaller = [
         f"arms.{arm}-{loss}.throughout.sampling.steps=1" for arm in ("ddpm-epsilon", "ddpm-v") for loss in ("l2", "lpl")

@@ -48,6 +48,18 @@ def test_a_recipe_that_does_twice_as_much_takes_about_twice_as_long(studies: Stu
     assert again == record
 
 
+@pytest.mark.slow
+def test_an_estimator_of_steps_is_timed_over_whole_periods(studies: StudyFolder) -> None:
+    perceptual = {"weight": 0.1, "sigma_threshold": None}
+    every = {"recipe": {"objective": {"perceptual": {**perceptual, "estimator": {"every": 3}}}}}
+    arms = {"l2": {}, "lpl": {"recipe": {"objective": {"perceptual": perceptual}}}, "every": every}
+    study = load_study(studies.write(arms={name: {"start": "scratch", **arm} for name, arm in arms.items()}))
+    recipes = [study_recipe(study, arm) for arm in arms]
+    times = measure_step_times(recipes, rounds=5, turn_seconds=0.05)
+    assert times.about["steps_a_turn"][2] % 3 == 0
+    assert 1 < times.ratio(2, 0) < times.ratio(1, 0)
+
+
 def test_recipes_of_different_precision_are_not_timed_together(studies: StudyFolder) -> None:
     study = load_study(studies.write())
     recipe = study_recipe(study, "l2", pretraining=True)

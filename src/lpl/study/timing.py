@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ..config import Recipe, RecipeError
+from ..config import PerceptualConfig, Recipe, RecipeError
 from ..training.batches import BatchSource
 from ..training.preparation import make_accelerator, prepare
 from ..training.run_folder import RunFolder, hardware
@@ -69,7 +69,7 @@ def measure_step_times(
     Args:
         recipes: what to time, all of one `training.precision`.
         rounds: how often each takes its turn.
-        turn_seconds: about how long a turn is; at least one step.
+        turn_seconds: about how long a turn is; at least one step, or as many as an estimator computes one of.
         advance: called after every round.
 
     Raises:
@@ -81,8 +81,11 @@ def measure_step_times(
     accelerator = make_accelerator(recipes[0].training)
     steppers = [_Stepper(_as_timed(recipe), accelerator) for recipe in recipes]
     for stepper in steppers:
-        stepper.run(WARM_UP)
-    turns = [max(1, round(turn_seconds / stepper.run(1))) for stepper in steppers]
+        stepper.run(max(WARM_UP, stepper.period))
+    turns = [
+        max(1, round(turn_seconds / (stepper.run(stepper.period) * stepper.period))) * stepper.period
+        for stepper in steppers
+    ]
     rows = []
     for _ in range(rounds):
         rows.append(tuple(stepper.run(steps) for stepper, steps in zip(steppers, turns, strict=True)))
@@ -103,6 +106,9 @@ class _Stepper:
         self.state, self.batches = prepare(recipe, accelerator, RunFolder(recipe, write=False), None)
         self.model: nn.Module
         self.model, self.optimizer = accelerator.prepare(self.state.denoiser, self.state.optimizer)
+        term = recipe.objective.perceptual
+        # Steps after which what they cost recurs.
+        self.period = term.estimator.every if isinstance(term, PerceptualConfig) else 1
 
     def run(self, steps: int) -> float:
         """Seconds per step over that many; the batches are made beforehand, as training makes them in advance."""
