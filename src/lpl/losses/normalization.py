@@ -27,7 +27,7 @@ Normalization = Callable[[Tensor, Tensor, Outliers | None, float], Compared]
 # this one leaves all but a few channels of real decoders as they are.
 VARIANCE_FLOOR = 1e-3
 
-MOST = 8  # times its variance over the positions kept: a map's over all, from which on one is not taken from the other
+MOST = 2  # times its variance over the positions kept: a map's over all, from which on one is not taken from the other
 
 
 def masked_statistics(

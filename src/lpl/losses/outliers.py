@@ -12,9 +12,13 @@ from torch import Tensor
 
 from ..kernels import fused
 from .maps import WHOLE, MapSelection, Piece, select_maps
-from .moments import flags_outside, in_memory_order
+from .moments import count_ones, flags_outside, in_memory_order
 from .places import MemoryOrder, in_a_row, places_of
 from .thresholds import Suspects, find_suspects, find_thresholds, rounded_down
+
+# A map with more places around which outliers may be left is better looked at whole.
+CROWDED = 1000  # of one in so many positions
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,7 @@ class Outliers:
     @functools.cached_property
     def masked(self) -> Tensor:
         """Number of positions masked in every map, (B, C), int64."""
-        samples, channels = self.order.shape[:2]
-        counts = torch.bincount(self.order.maps(self.places), minlength=samples * channels)
-        return counts.view(samples, channels)
+        return self.order.counts(self.places)
 
     def positions(self) -> Tensor:
         """Number of positions kept in every map, (B, C); at least 1, lest a map masked whole divide by zero."""
@@ -166,21 +168,22 @@ def find_outliers(
     suspects = find_suspects(features, quantile, offset)
     if window > 1:
         # Of most maps with values beyond the thresholds the dilation of what is kept closes all.
-        candidates, left = _windows_beyond(features, suspects, window)
-        suspects = suspects.among(left | ~suspects.known)
+        candidates, left, crowded = _windows_beyond(features, suspects, window)
+        unknown = crowded | (suspects.any & ~suspects.known)
+        suspects = suspects.among(left | unknown)
     lower, upper, beyond = find_thresholds(features, suspects)
     if fused(features) and bool(beyond.any()):
         from ..kernels.masks import kept_positions
 
         return DenseOutliers(*kept_positions(features, lower, upper, beyond, window, margin))
     holes = [candidates[_all_beyond(features, candidates, lower, upper, window)]]
-    sought = beyond if window == 1 else beyond & ~suspects.known
+    sought = beyond if window == 1 else beyond & unknown
     for selection in select_maps(features, sought, exactly=False):
         holes.append(_holes(features, selection, lower, upper, window))
     return Outliers(order, order.around(torch.cat(holes), margin))
 
 
-def _windows_beyond(features: Tensor, suspects: Suspects, window: int) -> tuple[Tensor, Tensor]:
+def _windows_beyond(features: Tensor, suspects: Suspects, window: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where all positions of a window, as far as it lies within the map, may be outliers.
 
     Thresholds that are certainly not beyond the real ones leave out none. Every window holds one of a few rows, so that
@@ -192,7 +195,8 @@ def _windows_beyond(features: Tensor, suspects: Suspects, window: int) -> tuple[
         window: its side, odd.
 
     Returns:
-        The windows' centres, ascending, and whether a map has any, boolean (B, C). The kernels find but the latter.
+        The windows' centres, ascending, which the kernels don't give; whether a map has any, boolean (B, C); and
+        whether it may have so many that they were not looked for one by one, likewise.
     """
     below, above = suspects.bounded_thresholds()
     low, high = -rounded_down(-below, features.dtype), rounded_down(above, features.dtype)
@@ -203,32 +207,42 @@ def _windows_beyond(features: Tensor, suspects: Suspects, window: int) -> tuple[
     if fused(features):
         from ..kernels.statistics import window_beyond
 
-        return torch.empty(0, dtype=torch.int64, device=features.device), window_beyond(features, low, high, window)
+        left = window_beyond(features, low, high, window)
+        return torch.empty(0, dtype=torch.int64, device=features.device), left, torch.zeros_like(left)
     order, height = MemoryOrder.of(features), features.shape[2]
     half = min(window // 2, height - 1)
     rows = (half, window), (height - 1 - half, height)  # the latter is what windows at the map's end hold
-    found = [_runs_beyond(features, *places, below, above, window) for places in rows]
-    centres = order.around(torch.cat(found), window, rows_alone=True)
+    runs = [_runs_beyond(features[..., first::step, :], below, above, window) for first, step in rows]
+    crowded = count_ones(runs[0]) > max(math.prod(features.shape[2:]) / CROWDED, FEW)
+    found = torch.cat(
+        [
+            _places_in_rows(order, flags * ~crowded[..., None, None], *places)
+            for flags, places in zip(runs, rows, strict=True)
+        ]
+    )
+    centres = order.around(found, window, rows_alone=True)
     centres = centres[_all_beyond(features, centres, low, high, window)]
-    counts = torch.bincount(order.maps(centres), minlength=low.numel())
-    return centres, counts.view(low.shape) > 0
+    return centres, order.counts(centres) > 0, crowded
 
 
-def _runs_beyond(features: Tensor, first: int, step: int, below: Tensor, above: Tensor, window: int) -> Tensor:
-    """Places in every `step`-th row from the first on around which so many are beyond thresholds, and a few more.
+def _runs_beyond(rows: Tensor, below: Tensor, above: Tensor, window: int) -> Tensor:
+    """Around which values of rows (B, C, R, W) so many are beyond thresholds (B, C), and a few more: ones, else zeros.
 
     Values are compared by their distance from the thresholds' middle, with what rounding may take off it.
     """
-    rows = features[..., first::step, :]
     middle = (below + above) / 2
     centre = middle.to(rows.dtype)
     radius = (above - below) / 2 - (centre - middle).abs()
     radius = rounded_down(radius * (1 - torch.finfo(rows.dtype).eps), rows.dtype)[..., None, None]
     least = _over_window(torch.minimum, (rows - centre[..., None, None]).abs_(), window, (-1,))
-    runs = torch.gt(least, radius, out=least).to(torch.int8)
-    places, order, count = places_of(in_a_row(runs)), MemoryOrder.of(features), rows.shape[2]
+    return torch.gt(least, radius, out=least)
+
+
+def _places_in_rows(order: MemoryOrder, flags: Tensor, first: int, step: int) -> Tensor:
+    """Where ones are among the zeros of (B, C, R, W), which are every `step`-th row of features from the first on."""
+    places, count = places_of(in_a_row(flags.to(torch.int8))), flags.shape[2]
     line = places // order.line
-    line = line // count * features.shape[2] + first + line % count * step
+    line = line // count * order.shape[2] + first + line % count * step
     return line * order.line + places % order.line
 
 

@@ -66,6 +66,11 @@ class MemoryOrder:
             return places // positions
         return places // (positions * channels) * channels + places % channels
 
+    def counts(self, places: Tensor) -> Tensor:
+        """How many places (N,) each map has: (B, C), int64."""
+        samples, channels = self.shape[:2]
+        return torch.bincount(self.maps(places), minlength=samples * channels).view(samples, channels)
+
     def numbers(self, samples: Tensor, channels: Tensor, positions: Tensor) -> Tensor:
         """Those of positions y·W + x of some samples' channels, each (N,)."""
         if self.channels_last:
