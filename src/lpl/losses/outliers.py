@@ -214,13 +214,9 @@ def _windows_beyond(features: Tensor, suspects: Suspects, window: int) -> tuple[
     rows = (half, window), (height - 1 - half, height)  # the latter is what windows at the map's end hold
     runs = [_runs_beyond(features[..., first::step, :], below, above, window) for first, step in rows]
     crowded = count_ones(runs[0]) > max(math.prod(features.shape[2:]) / CROWDED, FEW)
-    found = torch.cat(
-        [
-            _places_in_rows(order, flags * ~crowded[..., None, None], *places)
-            for flags, places in zip(runs, rows, strict=True)
-        ]
-    )
-    centres = order.around(found, window, rows_alone=True)
+    wanted = ~crowded[..., None, None]
+    found = [_places_in_rows(order, flags.mul_(wanted), *places) for flags, places in zip(runs, rows, strict=True)]
+    centres = order.around(torch.cat(found), window, rows_alone=True)
     centres = centres[_all_beyond(features, centres, low, high, window)]
     return centres, order.counts(centres) > 0, crowded
 
