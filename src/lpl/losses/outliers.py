@@ -265,7 +265,7 @@ def _over_window(
     combine: Callable[..., Tensor], flags: Tensor, window: int, dims: tuple[int, ...] = (-2, -1)
 ) -> Tensor:
     """Combines each position's flag with those of a window around it, as far as that lies within the map."""
-    for dim in dims:
+    for dim in dims if window > 1 else ():
         combined, size = flags.clone(), flags.shape[dim]
         for shift in range(1, min(window // 2, size - 1) + 1):
             for start, other in ((shift, 0), (0, shift)):
