@@ -37,6 +37,7 @@ def test_a_run_whose_steps_are_to_be_measured_is_listed_although_a_guess_makes_i
     assert result.exit_code == 0, result.output
     assert labels(result.output) == ["small-pretraining", "small-l2", "small-lpl", "small-l2-equal-time"]
     assert "to be measured" in result.output
+    assert result.output.count("known once measured") == 1  # and not what there is of the run that it is mistaken for
 
 
 def test_an_autoencoder_that_is_missing_is_said_in_every_run_s_row(studies: StudyFolder) -> None:

@@ -89,7 +89,9 @@ def _row(store: Store, training: Training | Adopted, points: list[Point], guesse
         steps = "to be measured" if training.label in guessed else f"{settings.steps:,}"
         steps = f"at most {steps}" if training.same_time_as is not None else steps
         batch = str(settings.batch_size)
-    return [training.label, start, steps, batch, *_state(store, training, points)]
+    # The run that there would be if the guess were right is another's.
+    state = ("known once measured", "") if training.label in guessed else _state(store, training, points)
+    return [training.label, start, steps, batch, *state]
 
 
 def _state(store: Store, training: Training | Adopted, points: list[Point]) -> tuple[str, str]:
