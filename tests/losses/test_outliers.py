@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpl import outlier_mask
-from lpl.losses import thresholds as module
+from lpl.losses import outliers as module
+from lpl.losses import thresholds
 from lpl.losses.outliers import find_outliers
 from lpl.losses.ranks import order_statistics_in_tails, widened_order_statistics
 from references import appendix_listing
@@ -155,6 +156,21 @@ def test_windows_are_closed_and_opened(data, seed, size, power, patch, quantile,
     assert torch.equal(outlier_mask(features, 1.0, opening, closing, quantile), eroded.bool())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_crowded_maps_are_looked_at_whole_to_the_same_end(layout: torch.memory_format, monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 6, 48, 40, generator=generator)
+    blobs = torch.nn.functional.max_pool2d((torch.rand(2, 6, 48, 40, generator=generator) < 0.002).float(), 3, 1, 1)
+    features = (features + 30 * blobs).contiguous(memory_format=layout)
+    found = []
+    for few in (-1, 10**9):  # positions: every map is crowded, and none is
+        monkeypatch.setattr(module, "FEW", few)
+        monkeypatch.setattr(module, "CROWDED", 10**9)
+        found.append(find_outliers(features))
+    assert 0 < found[0].share() < 0.2
+    assert torch.equal(found[0].places, found[1].places)
+
+
 def test_order_statistics_are_taken_of_suspects_alone(monkeypatch) -> None:
     ranked = []
 
@@ -166,7 +182,7 @@ def test_order_statistics_are_taken_of_suspects_alone(monkeypatch) -> None:
         return counting
 
     for find in (widened_order_statistics, order_statistics_in_tails):
-        monkeypatch.setattr(module, find.__name__, counted(find))
+        monkeypatch.setattr(thresholds, find.__name__, counted(find))
     features = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(0))
     assert outlier_mask(features).all()
     assert sum(ranked) <= 13  # of 128 maps of noise a tenth may look like it has some

@@ -52,7 +52,11 @@ class Outliers:
         return self.masked.sum() / max(math.prod(self.order.shape), 1)
 
     def mask(self) -> Tensor:
-        """ρ in full: boolean (B, C, H, W), True where a position is kept."""
+        """ρ in full: boolean (B, C, H, W), True where a position is kept; made once, and not to be changed."""
+        return self._mask
+
+    @functools.cached_property
+    def _mask(self) -> Tensor:
         layout = torch.channels_last if self.order.channels_last else torch.contiguous_format
         kept = torch.empty(self.order.shape, dtype=torch.bool, device=self.device, memory_format=layout).fill_(True)
         in_a_row(kept)[self.places] = False
@@ -164,23 +168,23 @@ def find_outliers(
     order, candidates = MemoryOrder.of(features), torch.empty(0, dtype=torch.int64, device=features.device)
     if features.numel() == 0:
         return Outliers(order, candidates)
-    window, margin = _odd_window(closing, down_f, round_up=False), _odd_window(opening, down_f, round_up=True)
+    dilation, erosion = _odd_window(closing, down_f, round_up=False), _odd_window(opening, down_f, round_up=True)
     suspects = find_suspects(features, quantile, offset)
-    if window > 1:
+    unsearched = suspects.any
+    if dilation > 1:
         # Of most maps with values beyond the thresholds the dilation of what is kept closes all.
-        candidates, left, crowded = _windows_beyond(features, suspects, window)
-        unknown = crowded | (suspects.any & ~suspects.known)
-        suspects = suspects.among(left | unknown)
+        candidates, left, crowded = _windows_beyond(features, suspects, dilation)
+        unsearched = crowded | (suspects.any & ~suspects.known)
+        suspects = suspects.among(left | unsearched)
     lower, upper, beyond = find_thresholds(features, suspects)
     if fused(features) and bool(beyond.any()):
         from ..kernels.masks import kept_positions
 
-        return DenseOutliers(*kept_positions(features, lower, upper, beyond, window, margin))
-    holes = [candidates[_all_beyond(features, candidates, lower, upper, window)]]
-    sought = beyond if window == 1 else beyond & unknown
-    for selection in select_maps(features, sought, exactly=False):
-        holes.append(_holes(features, selection, lower, upper, window))
-    return Outliers(order, order.around(torch.cat(holes), margin))
+        return DenseOutliers(*kept_positions(features, lower, upper, beyond, dilation, erosion))
+    holes = [candidates[_all_beyond(features, candidates, lower, upper, dilation)]]
+    for selection in select_maps(features, beyond & unsearched, exactly=False):
+        holes.append(_holes(features, selection, lower, upper, dilation))
+    return Outliers(order, order.around(torch.cat(holes), erosion))
 
 
 def _windows_beyond(features: Tensor, suspects: Suspects, window: int) -> tuple[Tensor, Tensor, Tensor]:
