@@ -10,7 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from layouts import channels_last
-from lpl.kernels import addition, distance, group_norm, launch, masks, statistics
+from lpl.kernels import addition, distance, group_norm, launch, masks, outliers, statistics
 
 
 class Driver:
@@ -45,26 +45,21 @@ def compile_only() -> set[str]:
 def call_every_kernel(dtype: torch.dtype, channels: int, groups: int) -> None:
     maps = channels_last(torch.zeros(2, channels, 16, 16)).to(dtype)
     numbers, values = torch.zeros(channels).to(dtype), torch.zeros(4, 2, channels).to(dtype)
-    kept, every = torch.ones_like(maps, dtype=torch.uint8), torch.ones(2, channels, dtype=torch.bool)
+    kept = torch.ones_like(maps, dtype=torch.uint8)
     for shift in (None, numbers):
         for activation in ("silu", "relu"):
             _, found = group_norm.forward(maps, shift, numbers, numbers, groups, 1e-6, activation)
             group_norm.backward(maps, maps, shift, numbers, numbers, found, activation)
-    statistics.map_statistics(maps)
+    mask = launch.Mask(kept, torch.zeros(2, channels, dtype=torch.int32))
     statistics.map_moments(maps)
-    statistics.map_moments(maps, kept)
-    statistics.count_beyond(maps, values, (True, False, True, False))
-    statistics.count_beyond(maps, values[:2], (False, False), every)
-    if maps.itemsize == 2:
-        first = torch.zeros(2, 2, channels, dtype=torch.int32)
-        statistics.histograms(maps, first, first, first, every.expand(2, 2, channels))
-    statistics.window_beyond(maps, values[0], values[1], 3)
+    statistics.map_moments(maps, mask)
     for closing, opening in ((3, 5), (1, 3), (1, 1)):
-        masks.kept_positions(maps, values[0], values[1], every, closing, opening)
-    for mask in (None, kept):
-        distance.difference_sums(maps, maps, mask)
-        levels = distance.difference_levels(maps, maps, values[0].float(), mask)
-        distance.from_levels(levels, values[0].float(), dtype)
+        outliers.find_mask(maps, (5, 252), 2.0, closing, opening)
+        masks.kept_positions(maps, values[0].float(), values[1].float(), kept[:, :, 0, 0], closing, opening)
+    for some in (None, mask):
+        distance.difference_sums(maps, maps, some)
+        _, levels, steps = distance.difference_levels(maps, maps, some)
+        distance.from_levels(levels, steps, values[0].float(), dtype)
     for bias, residual in ((numbers, None), (numbers, maps), (None, maps)):
         for relu, marked in ((False, False), (True, True), (True, False)):
             addition.add_(maps, bias, residual, relu, marked)

@@ -5,7 +5,7 @@ import torch
 
 from layouts import channels_last
 from lpl.kernels import fused
-from lpl.kernels.launch import CHUNKS, tiling
+from lpl.kernels.launch import FEWEST, MOST_STEPS, PROGRAMS, tiling
 
 
 def test_what_is_taken(device: torch.device) -> None:
@@ -36,5 +36,7 @@ def test_programs_cover_every_number_once(shape: tuple[int, ...]) -> None:
     assert (how.positions, how.channels, samples) == (shape[2] * shape[3], shape[1], shape[0])
     assert (chunks - 1) * how.chunk < how.positions <= chunks * how.chunk
     assert (blocks - 1) * how.block < how.channels <= blocks * how.block
-    assert chunks <= CHUNKS
-    assert how.block & (how.block - 1) == how.rows & (how.rows - 1) == 0
+    assert how.block & (how.block - 1) == how.rows & (how.rows - 1) == how.steps & (how.steps - 1) == 0
+    assert how.even == (how.positions == chunks * how.chunk and how.channels == blocks * how.block)
+    assert chunks == 1 or how.chunk >= FEWEST
+    assert chunks * samples * blocks < 2 * PROGRAMS + samples * blocks or how.steps == MOST_STEPS

@@ -5,6 +5,6 @@ computation that stands in for it everywhere else. `fused` says which tensors th
 and are imported where it has said yes.
 """
 
-from .launch import fused, laid_out
+from .launch import Mask, fused, laid_out
 
-__all__ = ["fused", "laid_out"]
+__all__ = ["Mask", "fused", "laid_out"]

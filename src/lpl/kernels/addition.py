@@ -56,9 +56,10 @@ def _add(
     positive,
     positions,
     channels,
-    STEPS: tl.constexpr,
+    steps,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EVEN: tl.constexpr,
     BIASED: tl.constexpr,
     RESIDUAL: tl.constexpr,
     RELU: tl.constexpr,
@@ -67,8 +68,8 @@ def _add(
     channel, present = channels_of(channels, BLOCK)
     if BIASED:
         constant = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)[None, :]
-    for step in range(STEPS):
-        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
+    for step in range(steps):
+        _, inside, place = tile(step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
         if BIASED:
             value += constant
@@ -88,13 +89,14 @@ def _where(
     output,
     positions,
     channels,
-    STEPS: tl.constexpr,
+    steps,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EVEN: tl.constexpr,
 ):
     channel, present = channels_of(channels, BLOCK)
-    for step in range(STEPS):
-        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
+    for step in range(steps):
+        _, inside, place = tile(step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
         value = tl.load(gradient + place, mask=inside, other=0.0)
         flag = tl.load(positive + place, mask=inside, other=0) > 0
         tl.store(output + place, tl.where(flag, value, 0.0).to(output.dtype.element_ty), mask=inside)

@@ -11,11 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .approximate import sigmoid
 from .launch import WIDE, Tiling, next_power, on, tiling
 from .statistics import chunk_moments
-from .tiles import channels_of, tile
+from .tiles import STAGES, channels_of, tile
 
 SILU, RELU = "silu", "relu"
+PARTS = tl.constexpr(256)  # chunks whose sums a program adds up at once
 
 
 def forward(
@@ -73,11 +75,10 @@ def backward(
     tensors = (gradient, maps, shift, weight, bias, statistics)
     options = (*_sizes(how, groups), shift is not None, activation == SILU)
     per_group = how.channels // groups
-    padded = next_power(chunks), next_power(per_group)
     with on(maps):
         _gradient_sums[how.grid](*tensors, sums, *options)
         _mean_over_groups[(samples, groups, 2)](
-            sums, means, 1 / (how.positions * per_group), chunks, how.channels, per_group, *padded
+            sums, means, 1 / (how.positions * per_group), chunks, how.channels, per_group, next_power(per_group)
         )
         _gradient[how.grid](*tensors, means, output, *options, **WIDE)
     return output
@@ -101,7 +102,6 @@ def _statistics(maps: Tensor, shift: Tensor | None, groups: int, eps: float) -> 
             per_group,
             how.positions,
             how.chunk,
-            next_power(chunks),
             next_power(per_group),
             shift is not None,
         )
@@ -109,7 +109,7 @@ def _statistics(maps: Tensor, shift: Tensor | None, groups: int, eps: float) -> 
 
 
 def _sizes(how: Tiling, groups: int) -> tuple[int, ...]:
-    return how.positions, how.channels, how.channels // groups, how.steps, how.rows, how.block
+    return how.positions, how.channels, how.channels // groups, how.steps, how.rows, how.block, how.even
 
 
 @triton.jit
@@ -124,26 +124,46 @@ def _merge_groups(
     per_group,
     positions,
     chunk,
-    CHUNKS: tl.constexpr,
     PER_GROUP: tl.constexpr,
     SHIFTED: tl.constexpr,
 ):
     """Chunks' means and squared deviations, (B, chunks, C) → those of a group of channels."""
     sample, group, groups = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    part, channel = tl.arange(0, CHUNKS)[:, None], tl.arange(0, PER_GROUP)[None, :]
-    inside = (part < chunks) & (channel < per_group)
-    place = (sample * chunks + part) * channels + group * per_group + channel
+    channel = tl.arange(0, PER_GROUP)
     size = tl.num_programs(0) * chunks * channels
-    means = tl.load(partial + place, mask=inside, other=0.0)
+    constant = tl.zeros([PER_GROUP], tl.float32)
     if SHIFTED:
-        means += tl.load(shift + group * per_group + channel, mask=channel < per_group, other=0.0).to(tl.float32)
-    counts = tl.where(inside, tl.minimum(chunk, positions - part * chunk), 0).to(tl.float32)
-    average = tl.sum(tl.sum(means * counts, axis=1), axis=0) * share
-    away = means - average
-    deviations = tl.load(partial + size + place, mask=inside, other=0.0) + counts * away * away
-    variance = tl.sum(tl.sum(deviations, axis=1), axis=0) * share
+        constant += tl.load(shift + group * per_group + channel, mask=channel < per_group, other=0.0).to(tl.float32)
+    total = tl.zeros([PER_GROUP], tl.float32)
+    for start in range(0, chunks, PARTS):
+        inside, place = _chunks(start, sample, group, channel, chunks, channels, per_group)
+        counts = _counts(start, inside, positions, chunk)
+        total += tl.sum((tl.load(partial + place, mask=inside, other=0.0) + constant[None, :]) * counts, axis=0)
+    average = tl.sum(total, axis=0) * share
+    deviations = tl.zeros([PER_GROUP], tl.float32)
+    for start in range(0, chunks, PARTS):
+        inside, place = _chunks(start, sample, group, channel, chunks, channels, per_group)
+        away = tl.load(partial + place, mask=inside, other=0.0) + constant[None, :] - average
+        within = tl.load(partial + size + place, mask=inside, other=0.0)
+        deviations += tl.sum(within + _counts(start, inside, positions, chunk) * away * away, axis=0)
+    variance = tl.sum(deviations, axis=0) * share
     tl.store(statistics + sample * groups + group, average)
     tl.store(statistics + (tl.num_programs(0) + sample) * groups + group, 1.0 / tl.sqrt(variance + eps))
+
+
+@triton.jit
+def _chunks(start, row, group, channel, chunks, channels, per_group):
+    """Which numbers there are of some chunks and a group's channels, and where they lie."""
+    part = start + tl.arange(0, PARTS)
+    inside = (part < chunks)[:, None] & (channel < per_group)[None, :]
+    return inside, (row * chunks + part)[:, None] * channels + group * per_group + channel[None, :]
+
+
+@triton.jit
+def _counts(start, inside, positions, chunk):
+    """Positions of each chunk."""
+    part = start + tl.arange(0, PARTS)
+    return tl.where(inside, tl.minimum(chunk, positions - part * chunk)[:, None], 0).to(tl.float32)
 
 
 @triton.jit
@@ -170,9 +190,10 @@ def _apply(
     positions,
     channels,
     per_group,
-    STEPS: tl.constexpr,
+    steps,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EVEN: tl.constexpr,
     SHIFTED: tl.constexpr,
     SILU: tl.constexpr,
 ):
@@ -183,27 +204,27 @@ def _apply(
         shift, weight, bias, statistics, sample, channel, present, groups, per_group, SHIFTED
     )
     scale = (factor * inverse)[None, :]
-    for step in range(STEPS):
-        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
+    for step in tl.range(steps, num_stages=STAGES):
+        _, inside, place = tile(step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
         normal = (value - centre[None, :]) * scale + offset[None, :]
-        result = normal * tl.sigmoid(normal) if SILU else tl.maximum(normal, 0.0)
+        result = normal * sigmoid(normal) if SILU else tl.maximum(normal, 0.0)
         tl.store(output + place, result.to(output.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _below(gradient, maps, place, inside, factor, centre, inverse, offset, SILU: tl.constexpr):
-    """x̂ and γ g of a tile, where g is the gradient before the activation."""
+def _below(gradient, maps, place, inside, scale, centre, offset, SILU: tl.constexpr):
+    """x + s − μ and the gradient g before the activation of a tile, where scale is γ/√(v + ε)."""
     value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
     above = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-    standard = (value - centre[None, :]) * inverse[None, :]
-    normal = standard * factor[None, :] + offset[None, :]
+    away = value - centre[None, :]
+    normal = away * scale[None, :] + offset[None, :]
     if SILU:
-        sigmoid = tl.sigmoid(normal)
-        slope = sigmoid * (1.0 + normal * (1.0 - sigmoid))
+        gate = sigmoid(normal)
+        below = above * (gate + normal * gate * (1.0 - gate))
     else:
-        slope = tl.where(normal > 0.0, 1.0, 0.0)
-    return standard, above * slope * factor[None, :]
+        below = tl.where(normal > 0.0, above, 0.0)
+    return away, below
 
 
 @triton.jit
@@ -218,9 +239,10 @@ def _gradient_sums(
     positions,
     channels,
     per_group,
-    STEPS: tl.constexpr,
+    steps,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EVEN: tl.constexpr,
     SHIFTED: tl.constexpr,
     SILU: tl.constexpr,
 ):
@@ -233,26 +255,29 @@ def _gradient_sums(
     )
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     correlation = tl.zeros([ROWS, BLOCK], tl.float32)
-    for step in range(STEPS):
-        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
-        standard, below = _below(gradient, maps, place, inside, factor, centre, inverse, offset, SILU)
+    for step in tl.range(steps, num_stages=STAGES):
+        _, inside, place = tile(step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
+        away, below = _below(gradient, maps, place, inside, factor * inverse, centre, offset, SILU)
         total += below
-        correlation += below * standard
+        correlation += below * away
     target = sums + (sample * chunks + tl.program_id(0)) * channels + channel
-    tl.store(target, tl.sum(total, axis=0), mask=present)
-    tl.store(target + tl.num_programs(1) * chunks * channels, tl.sum(correlation, axis=0), mask=present)
+    tl.store(target, factor * tl.sum(total, axis=0), mask=present)
+    size = tl.num_programs(1) * chunks * channels
+    tl.store(target + size, factor * inverse * tl.sum(correlation, axis=0), mask=present)
 
 
 @triton.jit
-def _mean_over_groups(sums, means, share, chunks, channels, per_group, CHUNKS: tl.constexpr, PER_GROUP: tl.constexpr):
+def _mean_over_groups(sums, means, share, chunks, channels, per_group, PER_GROUP: tl.constexpr):
     """Sums of chunks and channels, (2, B, chunks, C) → means over each group's values, (2, B, G)."""
     sample, group, which = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     samples, groups = tl.num_programs(0), tl.num_programs(1)
-    part, channel = tl.arange(0, CHUNKS)[:, None], tl.arange(0, PER_GROUP)[None, :]
-    inside = (part < chunks) & (channel < per_group)
-    place = ((which * samples + sample) * chunks + part) * channels + group * per_group + channel
-    total = tl.sum(tl.sum(tl.load(sums + place, mask=inside, other=0.0), axis=1), axis=0)
-    tl.store(means + (which * samples + sample) * groups + group, total * share)
+    total = tl.zeros([PER_GROUP], tl.float32)
+    for start in range(0, chunks, PARTS):
+        inside, place = _chunks(
+            start, which * samples + sample, group, tl.arange(0, PER_GROUP), chunks, channels, per_group
+        )
+        total += tl.sum(tl.load(sums + place, mask=inside, other=0.0), axis=0)
+    tl.store(means + (which * samples + sample) * groups + group, tl.sum(total, axis=0) * share)
 
 
 @triton.jit
@@ -268,9 +293,10 @@ def _gradient(
     positions,
     channels,
     per_group,
-    STEPS: tl.constexpr,
+    steps,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EVEN: tl.constexpr,
     SHIFTED: tl.constexpr,
     SILU: tl.constexpr,
 ):
@@ -284,8 +310,9 @@ def _gradient(
     group = sample * groups + channel // per_group
     total = tl.load(means + group, mask=present, other=0.0)
     correlation = tl.load(means + tl.num_programs(1) * groups + group, mask=present, other=0.0)
-    for step in range(STEPS):
-        _, inside, place = tile(step, channel, present, positions, channels, STEPS, ROWS)
-        standard, below = _below(gradient, maps, place, inside, factor, centre, inverse, offset, SILU)
-        result = (below - total[None, :] - standard * correlation[None, :]) * inverse[None, :]
+    slope, curve = inverse * total, inverse * inverse * correlation
+    for step in tl.range(steps, num_stages=STAGES):
+        _, inside, place = tile(step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
+        away, below = _below(gradient, maps, place, inside, factor * inverse, centre, offset, SILU)
+        result = below * (factor * inverse)[None, :] - (slope[None, :] + away * curve[None, :])
         tl.store(output + place, result.to(output.dtype.element_ty), mask=inside)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # PyTorch for GPUs brings it, on Linux
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.uint8)
-FEWEST, CHUNKS = 256, 512  # positions of a chunk, at the fewest; chunks of a sample, at the most
-MOST_STEPS = 255  # of a program, whose counts of them are held in a byte; where that is not enough, chunks are more
+FEWEST = 256  # positions of a chunk
+PROGRAMS = 2048  # of a kernel, about: some for each of a GPU's multiprocessors, however many samples there are
+MOST_STEPS = 128  # of a program, so that sums of a few numbers each keep their digits
 TILE = 4096  # numbers that a program works on at once
 WIDE = {"num_warps": 8}  # for kernels whose threads would otherwise hold so much that few of them fit on a GPU
 ON_CPU = False  # for tests, under Triton's interpreter
@@ -53,6 +54,18 @@ def _taken(maps: Tensor) -> bool:
     )
 
 
+class Mask(NamedTuple):
+    """Which positions of maps (B, C, H, W) count.
+
+    Attributes:
+        kept: uint8 of the maps' shape, channels-last; 0 where a position does not count, and 1 elsewhere.
+        number: how many positions count, int32 (B, C), so that what has no masked position need not read where.
+    """
+
+    kept: Tensor
+    number: Tensor
+
+
 class Tiling(NamedTuple):
     """How programs share the work: each has a chunk of a sample's positions and a block of its channels.
 
@@ -60,9 +73,10 @@ class Tiling(NamedTuple):
         grid: (chunks, samples, blocks of channels).
         positions: H·W of a sample.
         channels: C.
-        steps: so many times a program takes `rows` positions, the last chunk's excepted.
+        steps: so many times a program takes `rows` positions, the last chunk's excepted; a power of two.
         rows: positions at once.
         block: channels at once, a power of two.
+        even: whether every program has as many positions and channels, so that none need be left out.
     """
 
     grid: tuple[int, int, int]
@@ -71,6 +85,7 @@ class Tiling(NamedTuple):
     steps: int
     rows: int
     block: int
+    even: bool
 
     @property
     def chunk(self) -> int:
@@ -78,19 +93,20 @@ class Tiling(NamedTuple):
         return self.steps * self.rows
 
 
-def tiling(maps: Tensor) -> Tiling:
-    """For channels-last maps (B, C, H, W)."""
+def tiling(maps: Tensor, tile: int | None = None) -> Tiling:
+    """For channels-last maps (B, C, H, W), with `tile` numbers at once in place of `TILE`."""
     samples, channels, height, width = maps.shape
-    return _tiling(samples, channels, height * width)
+    return _tiling(samples, channels, height * width, tile or TILE)
 
 
 @functools.lru_cache(maxsize=1024)
-def _tiling(samples: int, channels: int, positions: int) -> Tiling:
+def _tiling(samples: int, channels: int, positions: int, tile: int) -> Tiling:
     block = min(next_power(channels), 128)
-    rows = max(TILE // block, 1)
-    steps = min(-(-max(FEWEST, -(-positions // CHUNKS)) // rows), MOST_STEPS)
-    grid = (-(-positions // (steps * rows)), samples, -(-channels // block))
-    return Tiling(grid, positions, channels, steps, rows, block)
+    rows, blocks = max(tile // block, 1), -(-channels // block)
+    chunk = max(FEWEST, positions * samples * blocks // PROGRAMS)
+    steps = min(next_power(-(-chunk // rows)), MOST_STEPS)
+    even = positions % (steps * rows) == 0 and channels % block == 0
+    return Tiling((-(-positions // (steps * rows)), samples, blocks), positions, channels, steps, rows, block, even)
 
 
 def next_power(number: int) -> int:

@@ -42,9 +42,8 @@ class SquaredDistance(torch.autograd.Function):
         keep = ctx.needs_input_grad[0]
         kept: tuple[Tensor, ...]
         ctx.dtype = prediction.dtype
-        known = outliers is None or isinstance(outliers, DenseOutliers) or len(outliers.places) == 0
-        if prediction.itemsize == 2 and fused(prediction, target) and known:
-            squares, kept = _in_two_passes(prediction, target, outliers, keep)
+        if prediction.itemsize == 2 and fused(prediction, target) and _known_to_kernels(outliers):
+            squares, kept = _in_one_pass(prediction, target, outliers, keep)
             ctx.save_for_backward(*kept)
             ctx.pieces = [WHOLE]
             return squares
@@ -92,25 +91,28 @@ def _from_pieces(
     if fused(levels):
         from ..kernels.distance import from_levels
 
-        return from_levels(levels, (scale * steps[0])[..., 0, 0].float(), dtype)
+        return from_levels(levels, steps[0], scale[..., 0, 0].float(), dtype)
     maps = torch.empty_like(levels, dtype=dtype)
     for piece, step in zip(parts, steps, strict=True):
         from_bytes(levels[piece], scale[piece[:2]] * step, maps[piece])
     return maps
 
 
-def _in_two_passes(
+def _known_to_kernels(outliers: Outliers | None) -> bool:
+    return outliers is None or isinstance(outliers, DenseOutliers) or outliers.empty
+
+
+def _in_one_pass(
     prediction: Tensor, target: Tensor, outliers: Outliers | None, keep: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Σ (ρ ⊙ d)² of each map, and with `keep` d in bytes and their step, with the kernels of `lpl.kernels`."""
+    """Σ (ρ ⊙ d)² of each map, and with `keep` d in bytes and their steps, with the kernels of `lpl.kernels`."""
     from ..kernels.distance import difference_levels, difference_sums
 
-    kept = outliers.kept if isinstance(outliers, DenseOutliers) else None
-    squares, peak = difference_sums(prediction, target, kept)
+    mask = outliers.dense if isinstance(outliers, DenseOutliers) else None
     if not keep:
-        return squares, ()
-    factor = _levels_factor(peak)
-    return squares, (difference_levels(prediction, target, factor, kept), factor.reciprocal()[..., None, None])
+        return difference_sums(prediction, target, mask), ()
+    squares, *saved = difference_levels(prediction, target, mask)
+    return squares, tuple(saved)
 
 
 def _levels_factor(peak: Tensor) -> Tensor:

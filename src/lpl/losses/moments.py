@@ -50,11 +50,6 @@ def moments(maps: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def moments_and_extremes(maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean, variance, smallest and largest value of each map: as `moments` and `extremes` give them."""
-    if fused(maps):
-        from ..kernels.statistics import map_statistics
-
-        statistics = map_statistics(maps)
-        return statistics.mean, statistics.variance, statistics.lowest, statistics.highest
     return *moments(maps), *extremes(maps)
 
 
@@ -78,11 +73,6 @@ def count_where(maps: Tensor, *conditions: tuple[Callable[..., Tensor], Tensor])
     Returns:
         (T, B, C), int64.
     """
-    if fused(maps):
-        from ..kernels.statistics import count_beyond
-
-        thresholds = torch.stack([threshold for _, threshold in conditions])
-        return count_beyond(maps, thresholds, tuple(compare is torch.ge for compare, _ in conditions))
     counts = torch.zeros(len(conditions), *maps.shape[:2], dtype=torch.int64, device=maps.device)
     for samples, channels, rows in pieces(maps):
         part = maps[samples, channels, rows]

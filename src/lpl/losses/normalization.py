@@ -48,7 +48,7 @@ def masked_statistics(
     if isinstance(outliers, DenseOutliers) and fused(features) and not differentiable:
         from ..kernels.statistics import map_moments
 
-        mean, variance = map_moments(features, outliers.kept)
+        mean, variance = map_moments(features, outliers.dense)
     else:
         mean, variance = _moments_of_kept(features, outliers, differentiable)
     floor = variance_floor * variance.detach().mean(dim=1, keepdim=True)
@@ -62,7 +62,7 @@ def _moments_of_kept(features: Tensor, outliers: Outliers | None, differentiable
         variance, mean = torch.var_mean(features.to(wide_type(features.dtype)), dim=(-2, -1), correction=0)
     else:
         mean, variance = moments(features)
-    if outliers is None or len(outliers.places) == 0:
+    if outliers is None or outliers.empty:
         return mean, variance
     if differentiable:
         anew = outliers.masked > 0

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels import fused
+from ..kernels import Mask, fused
 from .maps import WHOLE, MapSelection, Piece, select_maps
 from .moments import count_ones, flags_outside, in_memory_order
 from .places import MemoryOrder, in_a_row, places_of
-from .thresholds import Suspects, find_suspects, find_thresholds, rounded_down
+from .thresholds import Suspects, find_suspects, find_thresholds, ranks_of, rounded_down
 
 # A map with more places around which outliers may be left is better looked at whole.
 CROWDED = 1000  # of one in so many positions
@@ -32,6 +32,11 @@ class Outliers:
 
     order: MemoryOrder
     places: Tensor
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is masked."""
+        return len(self.places) == 0
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +75,7 @@ class Outliers:
 
     def clear(self, features: Tensor, piece: Piece = WHOLE) -> Tensor:
         """Multiplies by ρ features (B, C, H, W), or what one of their `pieces` holds, in place."""
-        if len(self.places) == 0:
+        if self.empty:
             return features
         if not self.order.holds(features):
             return features.mul_(self.mask()[piece])
@@ -85,35 +90,38 @@ class DenseOutliers(Outliers):
     """ρ for a block with a byte for every position, as the kernels take it; its `places` are found when asked for.
 
     Attributes:
-        kept: uint8 (B, C, H, W), channels-last, 1 where a position is kept and 0 where it is not.
-        count: number of positions kept, (B, C).
+        dense: which positions are kept, and how many of each map.
     """
 
-    kept: Tensor
-    count: Tensor
+    dense: Mask
 
-    def __init__(self, kept: Tensor, count: Tensor) -> None:
-        for name, value in {"order": MemoryOrder.of(kept), "kept": kept, "count": count}.items():
-            object.__setattr__(self, name, value)
+    def __init__(self, dense: Mask) -> None:
+        object.__setattr__(self, "order", MemoryOrder.of(dense.kept))
+        object.__setattr__(self, "dense", dense)
 
     @functools.cached_property
     def places(self) -> Tensor:
         """What is masked, for what knows no dense masks."""
-        return torch.nonzero(in_a_row(self.kept) == 0).flatten()
+        return torch.nonzero(in_a_row(self.dense.kept) == 0).flatten()
+
+    @property
+    def empty(self) -> bool:
+        """Never: where nothing is masked no mask is made."""
+        return False
 
     @property
     def device(self) -> torch.device:
         """Where the features are."""
-        return self.kept.device
+        return self.dense.kept.device
 
     @functools.cached_property
     def masked(self) -> Tensor:
         """Number of positions masked in every map."""
-        return math.prod(self.order.shape[2:]) - self.count
+        return math.prod(self.order.shape[2:]) - self.dense.number
 
     def mask(self) -> Tensor:
         """ρ in full."""
-        return self.kept.bool()
+        return self.dense.kept.bool()
 
 
 def outlier_mask(
@@ -169,6 +177,11 @@ def find_outliers(
     if features.numel() == 0:
         return Outliers(order, candidates)
     dilation, erosion = _odd_window(closing, down_f, round_up=False), _odd_window(opening, down_f, round_up=True)
+    if fused(features):
+        from ..kernels.outliers import find_mask
+
+        mask = find_mask(features, ranks_of(features, quantile), offset, dilation, erosion)
+        return Outliers(order, candidates) if mask is None else DenseOutliers(mask)
     suspects = find_suspects(features, quantile, offset)
     unsearched = suspects.any
     if dilation > 1:
@@ -177,10 +190,6 @@ def find_outliers(
         unsearched = crowded | (suspects.any & ~suspects.known)
         suspects = suspects.among(left | unsearched)
     lower, upper, beyond = find_thresholds(features, suspects)
-    if fused(features) and bool(beyond.any()):
-        from ..kernels.masks import kept_positions
-
-        return DenseOutliers(*kept_positions(features, lower, upper, beyond, dilation, erosion))
     holes = [candidates[_all_beyond(features, candidates, lower, upper, dilation)]]
     for selection in select_maps(features, beyond & unsearched, exactly=False):
         holes.append(_holes(features, selection, lower, upper, dilation))
@@ -199,8 +208,8 @@ def _windows_beyond(features: Tensor, suspects: Suspects, window: int) -> tuple[
         window: its side, odd.
 
     Returns:
-        The windows' centres, ascending, which the kernels don't give; whether a map has any, boolean (B, C); and
-        whether it may have so many that they were not looked for one by one, likewise.
+        The windows' centres, ascending; whether a map has any, boolean (B, C); and whether it may have so many that
+        they were not looked for one by one, likewise.
     """
     below, above = suspects.bounded_thresholds()
     low, high = -rounded_down(-below, features.dtype), rounded_down(above, features.dtype)
@@ -208,11 +217,6 @@ def _windows_beyond(features: Tensor, suspects: Suspects, window: int) -> tuple[
         torch.where(wanted, value, end)
         for wanted, value, end in zip(suspects.wanted, (low, high), (-torch.inf, torch.inf), strict=True)
     )
-    if fused(features):
-        from ..kernels.statistics import window_beyond
-
-        left = window_beyond(features, low, high, window)
-        return torch.empty(0, dtype=torch.int64, device=features.device), left, torch.zeros_like(left)
     order, height = MemoryOrder.of(features), features.shape[2]
     half = min(window // 2, height - 1)
     rows = (half, window), (height - 1 - half, height)  # the latter is what windows at the map's end hold

@@ -76,63 +76,6 @@ def order_statistics_in_tails(maps: Tensor, ranks: tuple[int, int], low: Tensor,
     return value_at(low_order, maps.dtype), value_at(high_order, maps.dtype)
 
 
-def order_statistics_by_counting(
-    maps: Tensor,
-    ranks: tuple[int, int],
-    low: tuple[Tensor, Tensor],
-    high: tuple[Tensor, Tensor],
-    wanted: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Each map's numbers of two ranks from the smallest, by the kernels' histograms of what lies between bounds.
-
-    The first rank is counted from the map's smallest number on and the second from its largest, so that only what lies
-    in its tails is counted where that is known to hold them. A bin that holds a number is counted once more in finer
-    bins, of one number each; where bounds are near each other, as around tails of bfloat16, the first bins are.
-
-    Args:
-        maps: (B, C, H, W), of a type of two bytes.
-        ranks: from 1 to H·W.
-        low: the map's smallest number, and one not below the number of the first rank; of the maps' type, (B, C).
-        high: one not above the number of the second rank, and the map's largest number.
-        wanted: of which maps the first number is wanted, and of which the second, boolean (B, C).
-
-    Returns:
-        Two of shape (B, C); of no meaning for other maps, and for those that hold NaN.
-    """
-    from ..kernels.statistics import BINS, histograms
-
-    asked = torch.stack(wanted)
-    first = torch.stack([order_of(low[0]), order_of(high[0])]).int()
-    width = (torch.stack([order_of(low[1]), order_of(high[1])]).int() - first).clamp_min_(0)
-    shift = torch.frexp((width // BINS).float()).exponent  # so that the bins reach to the other bound
-    counts = histograms(maps, first, width, shift, asked).cumsum(dim=-1)
-    # What lies before the second rank's bins is not counted, but nothing lies behind them.
-    from_last = counts[1, ..., -1] - (maps.shape[-2] * maps.shape[-1] - ranks[1])
-    rank = torch.stack([torch.full_like(from_last, ranks[0]), from_last])[..., None]
-    first, before = _bin_of(rank, first, shift, counts)
-    again = asked & (shift > 0)
-    if bool(again.any()):
-        one = torch.zeros_like(shift)
-        counts = histograms(maps, first, (1 << shift) - 1, one, again).cumsum(dim=-1)
-        first = torch.where(again, _bin_of(rank - before, first, one, counts)[0], first)
-    found = value_at(first.to(_INTEGERS[maps.element_size()]), maps.dtype)
-    return found[0], found[1]
-
-
-def _bin_of(rank: Tensor, first: Tensor, shift: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """The number that the bin with this rank begins with, and how many values lie in the bins before.
-
-    Args:
-        rank: (…, 1), from 1 on.
-        first: the number that the first bin begins with, (…).
-        shift: logarithm of the numbers of a bin, (…).
-        counts: how many values lie in each bin and those before, (…, bins).
-    """
-    bin = (counts < rank).sum(dim=-1, keepdim=True).clamp_max_(counts.shape[-1] - 1)
-    before = torch.where(bin > 0, counts.gather(-1, (bin - 1).clamp_min(0)), 0)
-    return first + (bin[..., 0].int() << shift), before
-
-
 def _sum_rounded_down(values: Tensor, margin: Tensor) -> Tensor:
     """The largest number of the values' type that does not exceed value + margin."""
     raised = values.to(margin.dtype) + margin

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..kernels import fused
 from .maps import select_maps
 from .moments import count_where, moments_and_extremes
-from .ranks import order_statistics_by_counting, order_statistics_in_tails, widened, widened_order_statistics
+from .ranks import order_statistics_in_tails, widened, widened_order_statistics
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
 Pair = tuple[Tensor, Tensor]
@@ -65,7 +64,7 @@ def find_suspects(features: Tensor, quantile: float, offset: float) -> Suspects:
     that is counted instead, and is then known to bound q from below. The smallest value likewise.
     """
     positions = features.shape[-2] * features.shape[-1]
-    low_rank, high_rank = _ranks(positions, quantile)
+    low_rank, high_rank = ranks_of(features, quantile)
     mean, variance, lowest, highest = moments_and_extremes(features)
     margin = offset * (variance * (positions / max(positions - 1, 1))).sqrt()
     # A little less than the margin, lest rounding hide an outlier; where rounding may decide, a map is suspect.
@@ -93,10 +92,7 @@ def find_thresholds(features: Tensor, suspects: Suspects) -> tuple[Tensor, Tenso
         Lower and upper thresholds, of the features' type, which decide as the exact ones do, and whether the map has
         a value beyond them; each (B, C).
     """
-    if features.itemsize == 2 and fused(features):
-        lower, upper = _widened_by_counting(features, suspects)
-    else:
-        lower, upper = _widened_by_sorting(features, suspects)
+    lower, upper = _widened_by_sorting(features, suspects)
     (bottom, top), (lowest, highest) = suspects.wanted, suspects.extremes
     lower, upper = torch.where(bottom, lower, -torch.inf), torch.where(top, upper, torch.inf)
     varies = highest != lowest  # a constant map has no outlier
@@ -104,16 +100,8 @@ def find_thresholds(features: Tensor, suspects: Suspects) -> tuple[Tensor, Tenso
     return lower, upper, varies & ~((lowest >= lower) & (highest <= upper))
 
 
-def _widened_by_counting(features: Tensor, suspects: Suspects) -> Pair:
-    """Both thresholds (B, C); of no meaning for maps that they are not wanted of."""
-    (low, high), (below, above), (lowest, highest) = suspects.bounds, suspects.confirmed, suspects.extremes
-    tails = (lowest, torch.where(below, low, highest)), (torch.where(above, high, lowest), highest)
-    found = order_statistics_by_counting(features, suspects.ranks, *tails, suspects.wanted)
-    return widened(*found, suspects.margin)
-
-
 def _widened_by_sorting(features: Tensor, suspects: Suspects) -> Pair:
-    """The same, for maps that are taken out.
+    """Both thresholds (B, C); infinite, or of no meaning, where they are not wanted.
 
     Where it is known that what is wanted lies beyond the bounds, only what lies beyond them is sorted.
     """
@@ -143,6 +131,7 @@ def _rounded_up(values: Tensor, dtype: torch.dtype) -> Tensor:
     return (values + values.abs() * torch.finfo(dtype).eps).to(dtype)
 
 
-def _ranks(positions: int, quantile: float) -> tuple[int, int]:
+def ranks_of(features: Tensor, quantile: float) -> tuple[int, int]:
     """k₁ and k₂ of Algorithm 1, counted from 1; k₁ = 0, as small maps give it, means their smallest value."""
+    positions = features.shape[-2] * features.shape[-1]
     return max(int(positions * quantile), 1), max(int(positions * (1 - quantile)), 1)
