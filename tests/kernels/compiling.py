@@ -42,8 +42,8 @@ def compile_only() -> set[str]:
     return compiled
 
 
-def call_every_kernel(dtype: torch.dtype, channels: int, groups: int) -> None:
-    maps = channels_last(torch.zeros(2, channels, 16, 16)).to(dtype)
+def call_every_kernel(dtype: torch.dtype, channels: int, groups: int, size: int = 16) -> None:
+    maps = channels_last(torch.zeros(2, channels, size, size)).to(dtype)
     numbers, values = torch.zeros(channels).to(dtype), torch.zeros(4, 2, channels).to(dtype)
     kept = torch.ones_like(maps, dtype=torch.uint8)
     for shift in (None, numbers):
@@ -54,7 +54,8 @@ def call_every_kernel(dtype: torch.dtype, channels: int, groups: int) -> None:
     statistics.map_moments(maps)
     statistics.map_moments(maps, mask)
     for closing, opening in ((3, 5), (1, 3), (1, 1)):
-        outliers.find_mask(maps, (5, 252), 2.0, closing, opening)
+        ranks = max(size**2 // 50, 1), max(size**2 * 49 // 50, 1)
+        outliers.find_mask(maps, ranks, 2.0, closing, opening)
         masks.kept_positions(maps, values[0].float(), values[1].float(), kept[:, :, 0, 0], closing, opening)
     for some in (None, mask):
         distance.difference_sums(maps, maps, some)
@@ -70,4 +71,5 @@ if __name__ == "__main__":
     compiled = compile_only()
     call_every_kernel(torch.bfloat16, channels=128, groups=32)
     call_every_kernel(torch.float32, channels=6, groups=3)
+    call_every_kernel(torch.bfloat16, channels=1, groups=1, size=1)  # the compiler takes ones for constants
     print(" ".join(sorted(compiled)))

@@ -73,8 +73,10 @@ def look(maps: Tensor, ranks: tuple[int, int], offset: float, window: int) -> tu
     outer = max(_reach(ranks[0] / positions), _reach((positions - ranks[1] + 1) / positions))
     inner = max(_reach(ranks[1] / positions), _reach((positions - ranks[0] + 1) / positions))
     grid = samples, -(-channels // WIDTH.value)
+    # The margin's standard deviation divides by one position less than the others'.
+    wide = offset * math.sqrt(positions / max(positions - 1, 1)), CONFIRMED, NEARER, torch.finfo(maps.dtype).eps
     with on(maps):
-        _bounds[grid](maps, partial, known, positions, channels, cut.grid[0], cut.chunk, offset, CONFIRMED, NEARER)
+        _bounds[grid](maps, partial, known, positions, channels, cut.grid[0], cut.chunk, *wide)
         _look_beyond[how.grid](maps, known, counts, *maps.shape[2:], *how[2:], window // 2, **WIDE)
         _confirm[grid](
             maps, known, counts, ranges, wanted, positions, channels, how.grid[0], *ranks, inner, outer, window > 1
@@ -88,8 +90,11 @@ def _reach(share: float) -> float:
 
 
 @triton.jit
-def _bounds(maps, partial, known, positions, channels, chunks, chunk, offset, confirmed, nearer):
-    """From chunks' moments and extremes to what is known of each map, but for what a count is to confirm."""
+def _bounds(maps, partial, known, positions, channels, chunks, chunk, offset, confirmed, nearer, eps):
+    """From chunks' moments and extremes to what is known of each map, but for what a count is to confirm.
+
+    The margin is `offset`, and bounds `confirmed` and `nearer`, standard deviations wide.
+    """
     sample, samples = tl.program_id(0), tl.num_programs(0)
     channel = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     present = channel < channels
@@ -105,12 +110,11 @@ def _bounds(maps, partial, known, positions, channels, chunks, chunk, offset, co
         high = tl.load(partial + 3 * size * chunks + place, mask=inside, other=float("-inf"))
         lowest, highest = tl.minimum(lowest, tl.min(low, axis=0)), tl.maximum(highest, tl.max(high, axis=0))
     std = tl.sqrt(variance)
-    count = positions.to(tl.float32)
-    margin = offset * tl.sqrt(variance * (count / tl.maximum(count - 1.0, 1.0)))
+    margin = offset * std
     less = (1.0 - SLACK) * margin
     # Where rounding may decide, a map is suspect.
-    doubtful = margin * SLACK < 4.0 * 1.1920929e-7 * tl.maximum(tl.abs(highest), tl.abs(lowest))
-    near_top, near_bottom = _rounded_up(highest - less, maps), -_rounded_up(-lowest - less, maps)
+    doubtful = margin * SLACK < 2.0**-21 * tl.maximum(tl.abs(highest), tl.abs(lowest))
+    near_top, near_bottom = _rounded_up(highest - less, eps, maps), -_rounded_up(-lowest - less, eps, maps)
     low, high = _rounded(mean - confirmed * std, maps), _rounded(mean + confirmed * std, maps)
     within = tl.where(near_bottom >= low, BOTTOM, 0) | tl.where(near_top <= high, TOP, 0)
     target = known + sample * channels + channel
@@ -133,15 +137,8 @@ def _rounded(values, maps):
 
 
 @triton.jit
-def _rounded_up(values, maps):
-    """The same, to one that is no smaller."""
-    eps: tl.constexpr = (
-        2.0**-7
-        if maps.dtype.element_ty == tl.bfloat16
-        else 2.0**-10
-        if maps.dtype.element_ty == tl.float16
-        else 2.0**-23
-    )
+def _rounded_up(values, eps, maps):
+    """The same, to one that is no smaller; eps is the type's."""
     return _rounded(values + tl.abs(values) * eps, maps)
 
 
