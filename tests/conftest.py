@@ -43,7 +43,7 @@ def kernel_device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     patch = interpreter._patch_lang_tensor
 
     def with_bounds_of_loops(tensor: Any, scope: Any) -> None:
-        """The interpreter's own turns arrays of one number into integers, which NumPy 2.4 no longer does."""
+        """The interpreter's own turns arrays of one number into integers, which NumPy no longer does from 2.4 on."""
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 

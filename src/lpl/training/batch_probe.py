@@ -29,6 +29,7 @@ from .trainer import compute_gradients
 STEPS = 2  # the optimiser's state is there from the second on
 RARE = 0.01  # probability that in some iteration of the run more samples pass the gate than are tried
 TIMES = 4096  # drawn to take those within and beyond the gate from
+PATIENCE = 10  # seconds that a process which has answered may take to end
 SHARE_OF_FREE = 0.9  # of the machine's free memory, where no limit is given
 
 
@@ -85,6 +86,7 @@ class ProcessProbe:
         except EOFError:  # it was killed, as systems do that are short of memory
             return None
         finally:
+            child.join(PATIENCE)  # one that has answered ends by itself, and gives back what the system lent it
             child.kill()
             child.join()
         if error is not None:
