@@ -26,12 +26,12 @@ def kept_positions(maps: Tensor, lower: Tensor, upper: Tensor, beyond: Tensor, c
         opening: side of the erosion's window, odd.
     """
     kept, size = torch.ones_like(maps, dtype=torch.uint8), maps.shape[-2:]
-    how, bytes_ = tiling(maps, TILE), tiling(maps)
-    partial = maps.new_empty(len(maps), bytes_.grid[0], how.channels, dtype=torch.int32)
+    how, cut = tiling(maps, TILE), tiling(maps)
+    partial = maps.new_empty(len(maps), cut.grid[0], how.channels, dtype=torch.int32)
     windows = closing // 2, opening // 2
     with on(maps):
         _holes[how.grid](maps, lower, upper, beyond, kept, *size, *how[2:], *windows)
-        _count[bytes_.grid](kept, beyond, partial, *bytes_[1:], **WIDE)
+        _count[cut.grid](kept, beyond, partial, *cut[1:], **WIDE)
     return Mask(kept, partial.sum(dim=1, dtype=torch.int32))
 
 
