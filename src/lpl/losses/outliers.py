@@ -46,6 +46,8 @@ class Outliers:
     @functools.cached_property
     def masked(self) -> Tensor:
         """Number of positions masked in every map, (B, C), int64."""
+        if self.empty:
+            return torch.zeros(self.order.shape[:2], dtype=torch.int64, device=self.device)
         return self.order.counts(self.places)
 
     def positions(self) -> Tensor:
