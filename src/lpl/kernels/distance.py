@@ -7,13 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Mask, next_power, on
+from .launch import Mask, Tiling, next_power, on
 from .statistics import has_holes
+from .tiles import channels_of, tile
 
-ROWS, BLOCK = (
-    128,
-    64,
-)  # positions of a chunk, which share a step, and channels of a program, in whose registers they are
+# Positions of a chunk, which have a step in common, and channels of a program, in whose registers they are.
+ROWS, BLOCK = 128, 64
 
 
 def difference_sums(first: Tensor, second: Tensor, mask: Mask | None = None) -> Tensor:
@@ -40,48 +39,36 @@ def difference_levels(first: Tensor, second: Tensor, mask: Mask | None = None) -
         where a difference isn't.
     """
     levels = torch.empty_like(first, dtype=torch.int8)
-    positions = first.shape[2] * first.shape[3]
-    steps = first.new_empty(len(first), -(-positions // ROWS), first.shape[1], dtype=torch.float32)
+    steps = first.new_empty(len(first), _tiling(first).grid[0], first.shape[1], dtype=torch.float32)
     return _differences(first, second, mask, levels, steps), levels, steps
 
 
 def from_levels(levels: Tensor, steps: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """q·|q|·s·f of what `difference_levels` gave and f, float32 (B, C): of type `dtype`, channels-last."""
     maps = torch.empty_like(levels, dtype=dtype)
-    grid, sizes = _grid(levels)
+    how = _tiling(levels)
     with on(levels):
-        _values[grid](levels, steps, scale.contiguous(), maps, *sizes)
+        _values[how.grid](levels, steps, scale.contiguous(), maps, *how[1:])
     return maps
 
 
 def _differences(
     first: Tensor, second: Tensor, mask: Mask | None, levels: Tensor | None, steps: Tensor | None
 ) -> Tensor:
-    grid, sizes = _grid(first)
-    squares = first.new_empty(len(first), grid[0], first.shape[1], dtype=torch.float32)
+    how = _tiling(first)
+    squares = first.new_empty(len(first), how.grid[0], first.shape[1], dtype=torch.float32)
     with on(first):
         options = mask is not None, levels is not None
-        _squares[grid](first, second, *(mask or (None, None)), squares, levels, steps, *sizes, *options)
+        _squares[how.grid](first, second, *(mask or (None, None)), squares, levels, steps, *how[1:], *options)
     return squares.sum(dim=1)
 
 
-def _grid(maps: Tensor) -> tuple[tuple[int, int, int], tuple[int, int, int, int, bool]]:
+def _tiling(maps: Tensor) -> Tiling:
+    """One tile a program."""
     samples, channels, height, width = maps.shape
     positions, block = height * width, min(next_power(channels), BLOCK)
     even = positions % ROWS == 0 and channels % block == 0
-    return (-(-positions // ROWS), samples, -(-channels // block)), (positions, channels, ROWS, block, even)
-
-
-@triton.jit
-def _part(positions, channels, ROWS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
-    """A program's channels, which of them there are, its numbers likewise, and where they lie in the maps."""
-    position = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    present = channel < channels
-    # If all are there that is known when compiled, and nothing is computed of it.
-    inside = tl.full([ROWS, BLOCK], 1, tl.int1) if EVEN else (position < positions)[:, None] & present[None, :]
-    start = tl.program_id(1).to(tl.int64) * positions * channels
-    return channel, present, inside, start + position[:, None] * channels + channel[None, :]
+    return Tiling((-(-positions // ROWS), samples, -(-channels // block)), positions, channels, 1, ROWS, block, even)
 
 
 @triton.jit
@@ -92,9 +79,10 @@ def _squares(
     count,
     squares,
     levels,
-    steps,
+    sizes,
     positions,
     channels,
+    steps,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     EVEN: tl.constexpr,
@@ -102,7 +90,8 @@ def _squares(
     KEEP: tl.constexpr,
 ):
     sample, chunks = tl.program_id(1), tl.num_programs(0)
-    channel, present, inside, place = _part(positions, channels, ROWS, BLOCK, EVEN)
+    channel, present = channels_of(channels, BLOCK)
+    _, inside, place = tile(0, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
     a = tl.load(first_maps + place, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(second_maps + place, mask=inside, other=0.0).to(tl.float32)
     difference = a - b
@@ -121,24 +110,26 @@ def _squares(
         level = (tl.sqrt(magnitude * factor[None, :]) + 0.5).to(tl.int32)
         level = tl.where(difference < 0.0, -level, level)
         tl.store(levels + place, level.to(tl.int8), mask=inside)
-        tl.store(steps + target, largest * (1.0 / (127.0 * 127.0)), mask=present)
+        tl.store(sizes + target, largest * (1.0 / (127.0 * 127.0)), mask=present)
 
 
 @triton.jit
 def _values(
     levels,
-    steps,
+    sizes,
     scale,
     maps,
     positions,
     channels,
+    steps,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     EVEN: tl.constexpr,
 ):
     sample, chunks = tl.program_id(1), tl.num_programs(0)
-    channel, present, inside, place = _part(positions, channels, ROWS, BLOCK, EVEN)
-    step = tl.load(steps + (sample * chunks + tl.program_id(0)) * channels + channel, mask=present, other=0.0)
-    step *= tl.load(scale + sample * channels + channel, mask=present, other=0.0)
+    channel, present = channels_of(channels, BLOCK)
+    _, inside, place = tile(0, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
+    size = tl.load(sizes + (sample * chunks + tl.program_id(0)) * channels + channel, mask=present, other=0.0)
+    size *= tl.load(scale + sample * channels + channel, mask=present, other=0.0)
     level = tl.load(levels + place, mask=inside, other=0).to(tl.float32)
-    tl.store(maps + place, (level * tl.abs(level) * step[None, :]).to(maps.dtype.element_ty), mask=inside)
+    tl.store(maps + place, (level * tl.abs(level) * size[None, :]).to(maps.dtype.element_ty), mask=inside)

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from .approximate import sigmoid
 from .launch import WIDE, Tiling, next_power, on, tiling
-from .statistics import chunk_moments
+from .statistics import PARTS, chunk_moments, chunks_at, merged
 from .tiles import STAGES, channels_of, tile
 
 SILU, RELU = "silu", "relu"
-PARTS = tl.constexpr(256)  # chunks whose sums a program adds up at once
 
 
 def forward(
@@ -96,7 +95,6 @@ def _statistics(maps: Tensor, shift: Tensor | None, groups: int, eps: float) -> 
             shift,
             found,
             eps,
-            1 / (how.positions * per_group),
             chunks,
             how.channels,
             per_group,
@@ -118,7 +116,6 @@ def _merge_groups(
     shift,
     statistics,
     eps,
-    share,
     chunks,
     channels,
     per_group,
@@ -129,41 +126,19 @@ def _merge_groups(
 ):
     """Chunks' means and squared deviations, (B, chunks, C) → those of a group of channels."""
     sample, group, groups = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    channel = tl.arange(0, PER_GROUP)
-    size = tl.num_programs(0) * chunks * channels
-    constant = tl.zeros([PER_GROUP], tl.float32)
+    samples = tl.num_programs(0)
+    present = tl.arange(0, PER_GROUP) < per_group
+    channel = group * per_group + tl.arange(0, PER_GROUP)
+    mean, variance = merged(
+        partial, sample, channel, present, samples, positions, channels, chunks, chunk, False, PER_GROUP
+    )
     if SHIFTED:
-        constant += tl.load(shift + group * per_group + channel, mask=channel < per_group, other=0.0).to(tl.float32)
-    total = tl.zeros([PER_GROUP], tl.float32)
-    for start in range(0, chunks, PARTS):
-        inside, place = _chunks(start, sample, group, channel, chunks, channels, per_group)
-        counts = _counts(start, inside, positions, chunk)
-        total += tl.sum((tl.load(partial + place, mask=inside, other=0.0) + constant[None, :]) * counts, axis=0)
-    average = tl.sum(total, axis=0) * share
-    deviations = tl.zeros([PER_GROUP], tl.float32)
-    for start in range(0, chunks, PARTS):
-        inside, place = _chunks(start, sample, group, channel, chunks, channels, per_group)
-        away = tl.load(partial + place, mask=inside, other=0.0) + constant[None, :] - average
-        within = tl.load(partial + size + place, mask=inside, other=0.0)
-        deviations += tl.sum(within + _counts(start, inside, positions, chunk) * away * away, axis=0)
-    variance = tl.sum(deviations, axis=0) * share
+        mean += tl.load(shift + channel, mask=present, other=0.0).to(tl.float32)
+    average = tl.sum(tl.where(present, mean, 0.0), axis=0) / per_group
+    away = mean - average
+    variance = tl.sum(tl.where(present, variance + away * away, 0.0), axis=0) / per_group
     tl.store(statistics + sample * groups + group, average)
-    tl.store(statistics + (tl.num_programs(0) + sample) * groups + group, 1.0 / tl.sqrt(variance + eps))
-
-
-@triton.jit
-def _chunks(start, row, group, channel, chunks, channels, per_group):
-    """Which numbers there are of some chunks and a group's channels, and where they lie."""
-    part = start + tl.arange(0, PARTS)
-    inside = (part < chunks)[:, None] & (channel < per_group)[None, :]
-    return inside, (row * chunks + part)[:, None] * channels + group * per_group + channel[None, :]
-
-
-@triton.jit
-def _counts(start, inside, positions, chunk):
-    """Positions of each chunk."""
-    part = start + tl.arange(0, PARTS)
-    return tl.where(inside, tl.minimum(chunk, positions - part * chunk)[:, None], 0).to(tl.float32)
+    tl.store(statistics + (samples + sample) * groups + group, 1.0 / tl.sqrt(variance + eps))
 
 
 @triton.jit
@@ -271,11 +246,11 @@ def _mean_over_groups(sums, means, share, chunks, channels, per_group, PER_GROUP
     """Sums of chunks and channels, (2, B, chunks, C) → means over each group's values, (2, B, G)."""
     sample, group, which = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     samples, groups = tl.num_programs(0), tl.num_programs(1)
+    present = tl.arange(0, PER_GROUP) < per_group
+    channel = group * per_group + tl.arange(0, PER_GROUP)
     total = tl.zeros([PER_GROUP], tl.float32)
     for start in range(0, chunks, PARTS):
-        inside, place = _chunks(
-            start, which * samples + sample, group, tl.arange(0, PER_GROUP), chunks, channels, per_group
-        )
+        _, inside, place = chunks_at(start, which * samples + sample, channel, present, channels, chunks)
         total += tl.sum(tl.load(sums + place, mask=inside, other=0.0), axis=0)
     tl.store(means + (which * samples + sample) * groups + group, tl.sum(total, axis=0) * share)
 

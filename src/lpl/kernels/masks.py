@@ -36,30 +36,39 @@ def kept_positions(maps: Tensor, lower: Tensor, upper: Tensor, beyond: Tensor, c
 
 
 @triton.jit
-def beyond_with_window(maps, middle, here, y, x, height, width, channels, low, high, HALF: tl.constexpr):
-    """Which numbers of a tile lie beyond `low` and `high` with all of the window around them.
+def outside(value, low, high):
+    """Where a value lies beyond `low` or `high`, as NaN does."""
+    return ((value >= low) & (value <= high)) == 0
 
-    A window reaches `HALF` positions to each side, as far as it lies within the map. NaN is beyond any threshold.
+
+@triton.jit
+def beyond_with_window(
+    maps,
+    step,
+    channel,
+    present,
+    height,
+    width,
+    channels,
+    steps,
+    low,
+    high,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EVEN: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    """Which numbers of a program's tile lie beyond `low` and `high` with all of the window around them.
+
+    A window reaches `HALF` positions to each side, as far as it lies within the map.
     In few tiles is a value beyond with both that follow it, across and down; only there the whole window is read.
 
-    Args:
-        maps: channels-last.
-        middle: where the tile's numbers lie in them.
-        here: which of these numbers there are.
-        y: row of each position.
-        x: column of each position.
-        height: of a map.
-        width: of a map.
-        channels: of the maps.
-        low: smallest value within, of each channel.
-        high: largest value within.
-        HALF: positions of a window to each side of its centre.
-
     Returns:
-        The flags, and whether any holds, a scalar.
+        Where the tile's numbers lie in the maps, the row and column of each position, the flags, and whether any holds.
     """
-    value = tl.load(maps + middle, mask=here, other=0.0).to(tl.float32)
-    beyond = here & (((value >= low) & (value <= high)) == 0)
+    position, here, middle = tile(step, channel, present, height * width, channels, steps, ROWS, BLOCK, EVEN)
+    y, x = position // width, position % width
+    beyond = here & outside(tl.load(maps + middle, mask=here, other=0.0).to(tl.float32), low, high)
     if HALF > 0:
         beyond = _and_neighbour(maps, middle, beyond, y, x, height, width, channels, low, high, 0, 1)
         beyond = _and_neighbour(maps, middle, beyond, y, x, height, width, channels, low, high, 1, 0)
@@ -70,7 +79,7 @@ def beyond_with_window(maps, middle, here, y, x, height, width, channels, low, h
                 for across in tl.static_range(-HALF, HALF + 1):
                     beyond = _and_neighbour(maps, middle, beyond, y, x, height, width, channels, low, high, up, across)
             some = any_of(beyond)
-    return beyond, some
+    return middle, y, x, beyond, some
 
 
 @triton.jit
@@ -79,7 +88,7 @@ def _and_neighbour(maps, middle, beyond, y, x, height, width, channels, low, hig
     there = (y + up >= 0) & (y + up < height) & (x + across >= 0) & (x + across < width)
     asked = there[:, None] & beyond
     value = tl.load(maps + middle + (up * width + across) * channels, mask=asked, other=0.0).to(tl.float32)
-    return beyond & ((asked & (value >= low) & (value <= high)) == 0)
+    return beyond & ((asked == 0) | outside(value, low, high))
 
 
 @triton.jit
@@ -117,16 +126,25 @@ def _holes(
             for step in tl.range(count, num_stages=STAGES):
                 _, here, middle = tile(group + step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
                 value = tl.load(maps + middle, mask=here, other=0.0).to(tl.float32)
-                hits |= tl.where(here & (((value >= low) & (value <= high)) == 0), 1 << step, 0)
+                hits |= tl.where(here & outside(value, low, high), 1 << step, 0)
             found = bits_of(hits)
             for step in range(count):
                 if (found >> step) & 1:
-                    position, here, middle = tile(
-                        group + step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN
-                    )
-                    y, x = position // width, position % width
-                    hole, some = beyond_with_window(
-                        maps, middle, here, y, x, height, width, channels, low, high, CLOSING
+                    middle, y, x, hole, some = beyond_with_window(
+                        maps,
+                        group + step,
+                        channel,
+                        present,
+                        height,
+                        width,
+                        channels,
+                        steps,
+                        low,
+                        high,
+                        ROWS,
+                        BLOCK,
+                        EVEN,
+                        CLOSING,
                     )
                     if some:
                         for up in tl.static_range(-OPENING, OPENING + 1):

@@ -15,9 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import WIDE, Mask, on, tiling
-from .masks import GROUP, TILE, beyond_with_window, kept_positions
+from .masks import GROUP, TILE, beyond_with_window, kept_positions, outside
 from .ranks import LOGARITHM, find_ranks, order_of
-from .statistics import PARTS, WIDTH, chunk_moments, merged
+from .statistics import PARTS, WIDTH, chunk_moments, chunks_at, merged
 from .tiles import STAGES, bits_of, channels_of, tile
 
 CONFIRMED = 1.9  # standard deviations from the mean that nearly every map's 0.02 and 0.98 quantiles lie beyond
@@ -54,10 +54,9 @@ def find_mask(maps: Tensor, ranks: tuple[int, int], offset: float, closing: int,
 def look(maps: Tensor, ranks: tuple[int, int], offset: float, window: int) -> tuple[Tensor, Tensor, Tensor]:
     """What is known of each map, in which range each order statistic lies, and which of them are wanted.
 
-    If n − k + 1 of n values or more are at least t, then so is the k-th smallest, q. The largest value M therefore lies
-    within the upper threshold q + m if that many are at least M − m. Where M − m is above what q nearly always exceeds,
-    that is counted instead, and is then known to bound q from below. The smallest value likewise. Where a bound is not
-    confirmed, q lies between it and the mean, or a little beyond the mean (Cantelli's inequality).
+    By one count on either side, as `lpl.losses.thresholds.find_suspects` says; a second one, nearer to the mean,
+    narrows the range where the first confirms nothing. Where neither does, the order statistic lies between the nearer
+    bound and the mean, or a little behind that (Cantelli's inequality).
 
     Returns:
         float32 (KNOWN, B, C), the ranges for `find_ranks`, whose two numbers are the lower and the upper order
@@ -98,14 +97,14 @@ def _bounds(maps, partial, known, positions, channels, chunks, chunk, offset, co
     sample, samples = tl.program_id(0), tl.num_programs(0)
     channel = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     present = channel < channels
-    mean, variance = merged(partial, sample, channel, present, samples, positions, channels, chunks, chunk, False)
+    mean, variance = merged(
+        partial, sample, channel, present, samples, positions, channels, chunks, chunk, False, WIDTH
+    )
     lowest = tl.zeros([WIDTH], tl.float32) + float("inf")
     highest = -lowest
     size = samples * channels
     for start in range(0, chunks, PARTS):
-        part = start + tl.arange(0, PARTS)
-        inside = (part < chunks)[:, None] & present[None, :]
-        place = (sample * chunks + part)[:, None] * channels + channel[None, :]
+        _, inside, place = chunks_at(start, sample, channel, present, channels, chunks)
         low = tl.load(partial + 2 * size * chunks + place, mask=inside, other=float("inf"))
         high = tl.load(partial + 3 * size * chunks + place, mask=inside, other=float("-inf"))
         lowest, highest = tl.minimum(lowest, tl.min(low, axis=0)), tl.maximum(highest, tl.max(high, axis=0))
@@ -182,17 +181,26 @@ def _look_beyond(
             packed += tl.where((value <= low) & here, 1, 0) + tl.where((value >= high) & here, 1 << 8, 0)
             packed += tl.where((value <= lower) & here, 1 << 16, 0) + tl.where((value >= upper) & here, 1 << 24, 0)
             if HALF > 0:
-                hits |= tl.where(here & (((value >= below) & (value <= above)) == 0), 1 << step, 0)
+                hits |= tl.where(here & outside(value, below, above), 1 << step, 0)
         if HALF > 0:
             found = bits_of(hits)
             for step in range(count):
                 if (found >> step) & 1:
-                    position, here, middle = tile(
-                        group + step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN
-                    )
-                    y, x = position // width, position % width
-                    beyond, some = beyond_with_window(
-                        maps, middle, here, y, x, height, width, channels, below, above, HALF
+                    _, _, _, beyond, some = beyond_with_window(
+                        maps,
+                        group + step,
+                        channel,
+                        present,
+                        height,
+                        width,
+                        channels,
+                        steps,
+                        below,
+                        above,
+                        ROWS,
+                        BLOCK,
+                        EVEN,
+                        HALF,
                     )
                     if some:
                         windows |= tl.max(beyond.to(tl.int32), axis=0)
@@ -230,9 +238,8 @@ def _confirm(
     above_upper = tl.zeros([WIDTH], tl.int32)
     window = tl.zeros([WIDTH], tl.int32)
     for start in range(0, chunks, PARTS):
-        part = start + tl.arange(0, PARTS)
-        inside = (part < chunks)[:, None] & present[None, :]
-        place = counts + (sample * chunks + part)[:, None] * channels + channel[None, :]
+        _, inside, place = chunks_at(start, sample, channel, present, channels, chunks)
+        place = counts + place
         below += tl.sum(tl.load(place, mask=inside, other=0), axis=0)
         above += tl.sum(tl.load(place + size * chunks, mask=inside, other=0), axis=0)
         below_lower += tl.sum(tl.load(place + 2 * size * chunks, mask=inside, other=0), axis=0)

@@ -129,24 +129,42 @@ def has_holes(count, sample, channel, present, positions, channels):
 
 
 @triton.jit
-def merged(partial, sample, channel, present, samples, positions, channels, chunks, chunk, COUNTED: tl.constexpr):
-    """Mean and variance of a program's channels from those of chunks (Chan et al., 1983)."""
+def chunks_at(start, row, channel, present, channels, chunks):
+    """Some chunks of channels in (rows, chunks, C): their numbers, which values there are, and where they lie."""
+    part = start + tl.arange(0, PARTS)
+    inside = (part < chunks)[:, None] & present[None, :]
+    return part, inside, (row * chunks + part)[:, None] * channels + channel[None, :]
+
+
+@triton.jit
+def merged(
+    partial,
+    sample,
+    channel,
+    present,
+    samples,
+    positions,
+    channels,
+    chunks,
+    chunk,
+    COUNTED: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Mean and variance of so many channels from those of chunks (Chan et al., 1983)."""
     size = samples * chunks * channels
-    total = tl.zeros([WIDTH], tl.float32)
-    weight = tl.zeros([WIDTH], tl.float32)
+    total = tl.zeros([CHANNELS], tl.float32)
+    weight = tl.zeros([CHANNELS], tl.float32)
     for start in range(0, chunks, PARTS):
-        place, inside, counts = _chunks(
-            partial, start, sample, channel, present, size, positions, channels, chunks, chunk, COUNTED
-        )
+        part, inside, place = chunks_at(start, sample, channel, present, channels, chunks)
+        counts = _counts(partial + 2 * size + place, part, inside, positions, chunk, COUNTED)
         total += tl.sum(tl.load(partial + place, mask=inside, other=0.0) * counts, axis=0)
         weight += tl.sum(counts, axis=0)
     share = 1.0 / tl.maximum(weight, 1.0)
     mean = total * share
-    squares = tl.zeros([WIDTH], tl.float32)
+    squares = tl.zeros([CHANNELS], tl.float32)
     for start in range(0, chunks, PARTS):
-        place, inside, counts = _chunks(
-            partial, start, sample, channel, present, size, positions, channels, chunks, chunk, COUNTED
-        )
+        part, inside, place = chunks_at(start, sample, channel, present, channels, chunks)
+        counts = _counts(partial + 2 * size + place, part, inside, positions, chunk, COUNTED)
         away = tl.load(partial + place, mask=inside, other=0.0) - mean[None, :]
         within = tl.load(partial + size + place, mask=inside, other=0.0)
         squares += tl.sum(within + tl.where(inside, counts * away * away, 0.0), axis=0)
@@ -154,16 +172,12 @@ def merged(partial, sample, channel, present, samples, positions, channels, chun
 
 
 @triton.jit
-def _chunks(partial, start, sample, channel, present, size, positions, channels, chunks, chunk, COUNTED: tl.constexpr):
-    """Where some chunks of a program's channels lie, which there are, and how many positions of each count."""
-    part = start + tl.arange(0, PARTS)
-    inside = (part < chunks)[:, None] & present[None, :]
-    place = (sample * chunks + part)[:, None] * channels + channel[None, :]
+def _counts(stored, part, inside, positions, chunk, COUNTED: tl.constexpr):
+    """How many positions of each chunk count: as many as are stored, or all."""
     if COUNTED:
-        counts = tl.load(partial + 2 * size + place, mask=inside, other=0.0)
+        return tl.load(stored, mask=inside, other=0.0)
     else:
-        counts = tl.where(inside, tl.minimum(chunk, positions - part * chunk)[:, None], 0).to(tl.float32)
-    return place, inside, counts
+        return tl.where(inside, tl.minimum(chunk, positions - part * chunk)[:, None], 0).to(tl.float32)
 
 
 @triton.jit
@@ -171,7 +185,9 @@ def _merge(partial, found, positions, channels, chunks, chunk, COUNTED: tl.const
     sample, samples = tl.program_id(0), tl.num_programs(0)
     channel = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     present = channel < channels
-    mean, variance = merged(partial, sample, channel, present, samples, positions, channels, chunks, chunk, COUNTED)
+    mean, variance = merged(
+        partial, sample, channel, present, samples, positions, channels, chunks, chunk, COUNTED, WIDTH
+    )
     target = found + sample * channels + channel
     tl.store(target, mean, mask=present)
     tl.store(target + samples * channels, variance, mask=present)
