@@ -40,6 +40,15 @@ def test_average_is_the_closed_form_with_warmed_up_decay():
     torch.testing.assert_close(ema.state_dict()["weight"], torch.full((3,), expected))
 
 
+def test_without_warmup_the_decay_is_the_same_from_the_first_step_on():
+    model = Tiny()
+    ema = EMA(model, decay=0.9, warmup=False)
+    ema.load_state_dict({"weight": torch.full((3,), 2.0)})
+    _run(ema, model, [1.0, -2.0, 3.0])
+    expected = 0.9**3 * 2.0 + 0.1 * (0.9**2 * 1.0 + 0.9 * -2.0 + 3.0)
+    torch.testing.assert_close(ema.state_dict()["weight"], torch.full((3,), expected))
+
+
 def test_average_begins_from_the_weights_of_the_start_step():
     model = Tiny()
     ema = EMA(model, decay=0.9, start=3)

@@ -14,9 +14,10 @@ class EMA:
     """θ̄ ← d_n θ̄ + (1 − d_n) θ after every optimiser step, in float32, from step `start` on.
 
     The average begins as a copy of the weights at step `start` (0: the weights that training begins with), so a late
-    start forgets the early ones altogether. Its n-th update decays by d_n = min(decay, (1 + n)/(10 + n)), so that a
-    young average follows the weights: with a constant 0.999, a short run's would still be mostly the weights it began
-    with.
+    start forgets the early ones altogether. With a warm-up its n-th update decays by d_n = min(decay, (1 + n)/(10 + n)),
+    so that a young average follows the weights: with a constant 0.999, a short run's would still be mostly the weights
+    it began with. Such an average spans the last ninth of the steps, which is little for a run that begins from
+    averaged weights; that run takes the decay as it is (d_n = decay), and so carries its checkpoint's average on.
 
     Args:
         model: whose parameters are averaged.
@@ -24,6 +25,7 @@ class EMA:
         start: step at which the average begins.
         every: takes in the weights of every so many steps only, each time with the decays of all steps since: next to
             the same average for less of the memory's time, which a small model's steps wait for.
+        warmup: whether young averages decay faster.
 
     Example:
         >>> ema = EMA(model, decay=0.999)
@@ -34,7 +36,9 @@ class EMA:
         ...     sample(model)  # with the averaged weights
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999, start: int = 0, every: int = 1) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float = 0.999, start: int = 0, every: int = 1, warmup: bool = True
+    ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay: got {decay}, takes a number from 0 to below 1")
         if start < 0:
@@ -45,6 +49,7 @@ class EMA:
         self.decay = decay
         self.start = start
         self.every = every
+        self.warmup = warmup
         self._names = [name for name, _ in model.named_parameters()]
         self._parameters = list(model.parameters())
         self._averages: list[Tensor] = []
@@ -57,6 +62,8 @@ class EMA:
 
     def decay_at(self, step: int) -> float:
         """The decay applied after optimiser step `step`."""
+        if not self.warmup:
+            return self.decay
         updates = step - self.start
         return min(self.decay, (1 + updates) / (10 + updates))
 

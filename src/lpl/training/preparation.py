@@ -95,7 +95,7 @@ def prepare(
     }
     state = TrainingState(
         denoiser=denoiser,
-        ema=EMA(denoiser, training.ema_decay, training.ema_start, training.ema_every),
+        ema=EMA(denoiser, training.ema_decay, training.ema_start, training.ema_every, training.ema_warmup),
         optimizer=make_optimizer(denoiser, training),
         objective=objective,
         scaler=accelerator.scaler,
