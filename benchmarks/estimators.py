@@ -14,6 +14,7 @@ import typer
 from torch import Tensor, nn
 
 from lpl import LatentPerceptualLoss
+from lpl.allocator import keep_freed_memory
 from lpl.analysis.agreement import Batch, GradientAgreement, gradient_agreement
 from lpl.analysis.inputs import encode, open_pictures, tracked
 from lpl.analysis.predictors import fit_gaussian
@@ -122,4 +123,5 @@ def row(name: str, agreement: GradientAgreement) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     typer.run(main)

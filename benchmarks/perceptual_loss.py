@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from lpl.allocator import keep_freed_memory
 from lpl.errors import explained
 
 from .decoders import DECODERS
@@ -181,4 +182,5 @@ def _checked(results: list[Result]) -> bool:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     typer.run(main)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from .allocator import keep_freed_memory
 from .analysis.commands import analyze, calibrate
 from .config import (
     LatentClassifierConfig,
@@ -264,6 +265,7 @@ def _device() -> str:
 
 def main(run: Callable[[], Any] = app) -> None:
     """Entry point of the `lpl` command."""
+    keep_freed_memory()
     try:
         run()
     except KeyboardInterrupt:

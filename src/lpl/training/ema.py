@@ -14,10 +14,11 @@ class EMA:
     """θ̄ ← d_n θ̄ + (1 − d_n) θ after every optimiser step, in float32, from step `start` on.
 
     The average begins as a copy of the weights at step `start` (0: the weights that training begins with), so a late
-    start forgets the early ones altogether. With a warm-up its n-th update decays by d_n = min(decay, (1 + n)/(10 + n)),
-    so that a young average follows the weights: with a constant 0.999, a short run's would still be mostly the weights
-    it began with. Such an average spans the last ninth of the steps, which is little for a run that begins from
-    averaged weights; that run takes the decay as it is (d_n = decay), and so carries its checkpoint's average on.
+    start forgets the early ones altogether. With a warm-up its n-th update decays by
+    d_n = min(decay, (1 + n)/(10 + n)), so that a young average follows the weights: with a constant 0.999, a short
+    run's would still be mostly the weights it began with. Such a young average spans about the last ninth of the steps,
+    which is little for a run that begins from averaged weights: without a warm-up (d_n = decay) it carries that average
+    on.
 
     Args:
         model: whose parameters are averaged.
