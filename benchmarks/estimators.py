@@ -14,7 +14,6 @@ import typer
 from torch import Tensor, nn
 
 from lpl import LatentPerceptualLoss
-from lpl.allocator import keep_freed_memory
 from lpl.analysis.agreement import Batch, GradientAgreement, gradient_agreement
 from lpl.analysis.inputs import encode, open_pictures, tracked
 from lpl.analysis.predictors import fit_gaussian
@@ -123,5 +122,4 @@ def row(name: str, agreement: GradientAgreement) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
     typer.run(main)

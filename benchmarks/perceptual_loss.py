@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lpl.allocator import keep_freed_memory
 from lpl.errors import explained
 
 from .decoders import DECODERS
@@ -182,5 +181,4 @@ def _checked(results: list[Result]) -> bool:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
     typer.run(main)

@@ -16,7 +16,6 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from lpl.allocator import keep_freed_memory
 from lpl.autoencoders.lean import make_lean
 from lpl.losses.distance import squared_distance
 from lpl.losses.moments import moments
@@ -147,5 +146,4 @@ def _kept(piece: Piece, maps: Tensor, frozen: tuple[nn.Module, ...]) -> int:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
     typer.run(main)

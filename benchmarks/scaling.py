@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from lpl.allocator import keep_freed_memory
 from lpl.analysis.figures.style import COLOURS, QUIET, styled
 from lpl.errors import explained
 
@@ -225,5 +224,4 @@ def main(
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
     typer.run(main)

@@ -51,8 +51,6 @@ evaluate_module = importlib.import_module("lpl.evaluation.evaluate")
 DATA, EMA_STAGE, LOGGING, GRADIENT_RATIO = "waiting for data", "average (EMA)", "logging", "gradient ratio"
 FORWARD, PERCEPTUAL, BACKWARD = "denoiser, forward", "perceptual, decoder", "backward, denoiser"
 PERCEPTUAL_BACKWARD = "backward, perceptual"
-# Settings of a recipe that is to train with LPL
-LPL = ("objective.perceptual.weight=0.1", "objective.perceptual.precision=bfloat16")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from typing import Annotated
 import torch
 import typer
 
-from lpl.allocator import keep_freed_memory
 from lpl.config import Recipe, load_recipe
 from lpl.errors import explained
 
 from .environment import environment, hardware_line
-from .stages import LPL, Profile, profile_encoding, profile_evaluation, profile_sampling, profile_training, remarks
+from .stages import Profile, profile_encoding, profile_evaluation, profile_sampling, profile_training, remarks
 from .tables import Table, console, percent, show, write_markdown
+
+LPL = ("objective.perceptual.weight=0.1", "objective.perceptual.precision=bfloat16")
 
 
 def main(
@@ -82,5 +83,4 @@ def _table(profile: Profile) -> Table:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
     typer.run(main)

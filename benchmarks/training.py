@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lpl.allocator import keep_freed_memory
 from lpl.errors import explained
 
 from .arms import ARMS, EXACT, L2, Bench, Settings, out_of_memory
@@ -253,5 +252,4 @@ def _yes(reached: bool) -> str:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
     typer.run(main)

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .allocator import keep_freed_memory
 from .analysis.commands import analyze, calibrate
 from .config import (
     LatentClassifierConfig,
@@ -265,7 +264,6 @@ def _device() -> str:
 
 def main(run: Callable[[], Any] = app) -> None:
     """Entry point of the `lpl` command."""
-    keep_freed_memory()
     try:
         run()
     except KeyboardInterrupt:

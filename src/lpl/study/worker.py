@@ -7,7 +7,6 @@ import sys
 import traceback
 from pathlib import Path
 
-from ..allocator import keep_freed_memory
 from .running import carry_out, job_from_json
 
 ERROR_SUFFIX = ".error"  # beside the job's file: why it failed, for people
@@ -34,5 +33,4 @@ def reason(error: Exception) -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    keep_freed_memory()
     main(Path(sys.argv[1]))

@@ -15,7 +15,6 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from scipy.stats import binom
 from torch import Tensor
 
-from ..allocator import keep_freed_memory
 from ..autoencoders import load_autoencoder
 from ..config import PerceptualConfig, Recipe
 from ..data import build_latent_cache
@@ -209,7 +208,6 @@ def _encode(recipe: Recipe) -> None:
 
 def _answer(pipe: Connection, values: dict[str, Any], batch_size: int, threads: int) -> None:
     """What a process does: sends the peak, or what went wrong."""
-    keep_freed_memory()  # as training does
     torch.set_num_threads(threads)
     try:
         pipe.send((peak_of_steps(Recipe.model_validate(values), batch_size), None))
