@@ -104,7 +104,7 @@ class TrainingConfig(Section):
     compile: bool = False
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     ema_start: NonNegativeInt = 0  # step at which the average begins, from the weights of that step
-    ema_warmup: bool = True  # a young average follows the weights; false: ema_decay from its first step on
+    ema_warmup: bool = True  # a young average follows the weights; false, for initial_weights=ema: goes on with them
     ema_every: PositiveInt = 1  # steps between updates of the average; more costs a small model's steps less
     initial_checkpoint: str | None = None  # a run's folder or one checkpoint's: post-training starts there
     initial_weights: Literal["raw", "ema"] = "raw"
