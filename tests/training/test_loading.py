@@ -34,6 +34,24 @@ def test_post_training_begins_from_the_weights_asked_for_at_another_resolution(t
     assert info["initial_checkpoint"] == str(first / "checkpoints" / "step-00000004")
 
 
+def test_post_training_from_averaged_weights_goes_on_with_their_average(tiny_recipe):
+    first = train(tiny_recipe("first", training__ema_decay=0.9))
+    recipe = tiny_recipe(
+        "second",
+        training__steps=1,
+        training__ema_decay=0.75,
+        training__ema_warmup=False,
+        training__initial_checkpoint=str(first),
+        training__initial_weights="ema",
+    )
+    second = train(recipe)
+    begun, raw = tensors_of(first, "ema"), tensors_of(second)
+    names = [name for name, value in raw.items() if not torch.equal(value, begun[name])]
+    assert len(names) > 10
+    for name, value in tensors_of(second, "ema").items():
+        torch.testing.assert_close(value, 0.75 * begun[name] + 0.25 * raw[name])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
