@@ -93,6 +93,17 @@ def test_the_caption_says_what_spread_and_interval_are(table: StudyTable) -> Non
     assert "All seeds begin from one pre-training" in caption
 
 
+@pytest.mark.parametrize(("weights", "told"), [("raw", True), ("ema", False)])
+def test_the_caption_says_where_arms_begin_from_other_weights(
+    studies: StudyFolder, tmp_path: Path, weights: str, told: bool
+) -> None:
+    file = studies.write(arms={"l2": {}, "lpl": LPL}, posttraining={"training": {"initial_weights": weights}})
+    study = load_study(file)
+    made = made_up(study, lambda point: {"frechet_distance": 1.0}, tmp_path / "runs")
+    caption = " ".join(make_table(study, made, (0,)).caption)
+    assert ("pretraining is of averaged weights, arms begin from raw ones" in caption) == told
+
+
 @pytest.mark.parametrize("width", [70, 200])
 def test_terminal_and_markdown_hold_the_same_numbers(table: StudyTable, width: int) -> None:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115

@@ -82,7 +82,7 @@ class StudyConfig(Section):
     memory_limit: PositiveFloat | None = None  # GiB, for largest_batch; by default all that the device has
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     plots: tuple[str, ...] = ()  # columns drawn over a sweep or over iterations; by default those that judge
-    show_pretraining: bool = True  # a row for where the arms began
+    show_pretraining: bool = True  # a row for the checkpoint they begin from, sampled as they are
     paper: PaperConfig | None = None
     notes: tuple[str, ...] = ()  # what a reader has to know, printed below the table
 

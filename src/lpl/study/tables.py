@@ -241,6 +241,7 @@ def _caption(table: StudyTable) -> list[str]:
         lines.append("All seeds begin from one pre-training: the spread leaves its luck out (reseed_pretraining).")
     elif count > 1 and config.pretrained is not None:
         lines.append("All seeds begin from one checkpoint: the spread leaves the luck of pre-training out.")
+    lines += _start_in_words(table)
     lines += _missing_in_words(table)
     lines += config.notes
     lines += [f"{label} is missing: {why}" for label, why in table.failures.items()]
@@ -263,6 +264,19 @@ def _spread_in_words(table: StudyTable, baseline: str) -> str:
     if count < 5:
         text += f" With {count} seeds only differences that are large beside their spread can be told."
     return text
+
+
+def _start_in_words(table: StudyTable) -> list[str]:
+    """Where the row of the pre-training is of other weights than arms begin from."""
+    points = [entry.point for row in table.rows for entry in row.evidence]
+    averaged = any(point.sampling.weights == "ema" for point in points if point.arm == PRETRAINING)
+    raw = any(point.recipe.training.initial_weights == "raw" for point in points if point.arm != PRETRAINING)
+    if not (averaged and raw):
+        return []
+    return [
+        f"The row {PRETRAINING} is of averaged weights, arms begin from raw ones "
+        "(posttraining.training.initial_weights=ema for the averaged)."
+    ]
 
 
 def _others_in_words(config: StudyConfig) -> list[str]:
