@@ -215,7 +215,13 @@ def test_mistakes_in_a_recipe_are_refused(values, message):
         build_recipe(values, "mistaken.yaml", AutoencoderRecipe)
 
 
-@pytest.mark.parametrize("name", ["demo-autoencoder", "scenes-128-autoencoder"])
+def test_no_is_a_word_on_the_command_line(request):
+    """Messages say `training.precision=no`, and YAML reads that as false."""
+    path = request.config.rootpath / "recipes" / "scenes-128-autoencoder.yaml"
+    assert load_recipe(path, ["training.precision=no"], AutoencoderRecipe).training.precision == "no"
+
+
+@pytest.mark.parametrize("name", ["demo-autoencoder", "scenes-64-autoencoder", "scenes-128-autoencoder"])
 def test_the_recipes_of_the_repository_are_valid(name, request):
     recipe = load_recipe(request.config.rootpath / "recipes" / f"{name}.yaml", (), AutoencoderRecipe)
     assert recipe.name == name

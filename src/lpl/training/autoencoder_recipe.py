@@ -12,6 +12,7 @@ from ..config import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    NoWord,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -68,7 +69,7 @@ class OptimisationConfig(Section):
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     clip_norm: PositiveFloat | None = 1.0
-    precision: Literal["no", "bf16"] = "no"
+    precision: Annotated[Literal["no", "bf16"], NoWord] = "no"
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995  # of the weights that are saved; 0: the last ones
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 500
