@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from small_studies import STUDY, StudyFolder
 
+from lpl.study import scheduling
+from lpl.study.running import Job, carry_out
+
 
 def written(folder: Path, pattern: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
@@ -71,6 +74,42 @@ def test_studies_share_the_runs_that_both_need(studies: StudyFolder) -> None:
     assert values["0"] != values["1"]
     assert rows[1]["columns"]["sliced_wasserstein"]["verdict"] in ("better", "worse", "undecided")
     assert "±" in rows[1]["columns"]["sliced_wasserstein"]["text"]
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_presents_what_it_has(studies: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def until_lpl(job: Job) -> None:
+        if job.label == "small-lpl":
+            raise KeyboardInterrupt
+        carry_out(job)
+
+    file = studies.write(show_pretraining=False)
+    output = studies.path / "out" / "study"
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduling, "carry_out", until_lpl)
+        assert studies.run(file).exit_code != 0
+    stopped = json.loads((output / "results.json").read_text())
+    values = [row["columns"]["sliced_wasserstein"]["values"] for row in stopped["rows"]]
+    assert [list(row) for row in values] == [["0"], [], []]
+    assert list(stopped["failures"]) == ["small-lpl", "small-l2-equal-time"]
+    assert "small-lpl is missing: the study was stopped; run it again to carry on" in (output / "table.md").read_text()
+
+    assert studies.run(file).exit_code == 0
+    complete = json.loads((output / "results.json").read_text())
+    assert complete["failures"] == {}
+    assert complete["rows"][0]["columns"]["sliced_wasserstein"]["values"] == values[0]
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_at_once_presents_nothing(
+    studies: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(job: Job) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scheduling, "carry_out", stop)
+    assert studies.run(studies.write()).exit_code != 0
+    assert not (studies.path / "out" / "study" / "table.md").exists()
 
 
 @pytest.mark.slow

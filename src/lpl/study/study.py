@@ -15,6 +15,7 @@ from ..config import Recipe, Section
 from ..errors import LplError
 from ..objective_sections import LatentLPIPSConfig
 from ..reports.wording import duration
+from ..training.recorder import TrainingInterrupted
 from ..training.run_folder import write_text
 from .columns import Evidence
 from .config import PRETRAINING
@@ -62,6 +63,8 @@ class _Session:
     slots: Sequence[Slot]
     failures: dict[str, str] = field(default_factory=dict)
     selection: StudyTable | None = None
+    points: Sequence[Point] = ()  # of the table
+    chosen: dict[str, Values] = field(default_factory=dict)
 
 
 def run_study(
@@ -74,7 +77,7 @@ def run_study(
     """Runs whatever of a study is not done yet, prints its table and writes its report.
 
     All recipes are checked before the first one starts. The study's folder gets report.html, table.md, results.json,
-    and a link to each of its runs, which lie in the store.
+    and a link to each of its runs, which lie in the store. A study that is stopped presents what it has so far.
 
     Args:
         study: what to run.
@@ -89,30 +92,35 @@ def run_study(
     Raises:
         RecipeError: a recipe that can't be run; nothing has been done then.
         StudyIncomplete: a run failed; all others are done, and the table says what is missing.
+        TrainingInterrupted, KeyboardInterrupt: someone asked it to stop; running it again carries on.
     """
     console = console or Console()
     folder = output or Path("runs") / study.config.name
     session = _Session(study, folder, Store(store or STORE), console, _slots(study, slots))
     start = time.monotonic()
-    presented = _present(session, *_carry_out(session), time.monotonic() - start)
+    try:
+        evidence = _carry_out(session)
+    except (KeyboardInterrupt, TrainingInterrupted):
+        _present_unfinished(session, time.monotonic() - start)
+        raise
+    presented = _present(session, evidence, time.monotonic() - start)
     if session.failures:
         listed = "; ".join(f"{label}: {why}" for label, why in session.failures.items())
         raise StudyIncomplete(f"{study.config.name}: {listed}; run it again to try these once more")
     return presented
 
 
-def _carry_out(session: _Session) -> tuple[list[Evidence], dict[str, Values]]:
+def _carry_out(session: _Session) -> list[Evidence]:
     """Everything that the table is made of."""
     study = session.study
     measured = MachineMeasurements(session.store, session.console, study.config.memory_limit)
-    chosen: dict[str, Values] = {}
     if study.config.select is not None:
         evidence = _evidence(session, plan_selection(study, measured))
-        chosen = choose(study.config.select, evidence)
+        session.chosen = choose(study.config.select, evidence)
         session.selection = make_table(selection_study(study), evidence, seeds_of(study))
-    points = plan(study, measured, chosen)
-    evidence = _evidence(session, points)
-    return (_with_speeds(session, measured, evidence) if study.config.measure_speed else evidence), chosen
+    session.points = plan(study, measured, session.chosen)
+    evidence = _evidence(session, session.points)
+    return _with_speeds(session, measured, evidence) if study.config.measure_speed else evidence
 
 
 def _evidence(session: _Session, points: Sequence[Point]) -> list[Evidence]:
@@ -225,10 +233,21 @@ def _link(session: _Session, points: Sequence[Point]) -> None:
             session.console.print(f"{link}: is in the way of a link to {folder}", markup=False, highlight=False)
 
 
-def _present(session: _Session, evidence: list[Evidence], chosen: dict[str, Values], seconds: float) -> Presented:
+def _present_unfinished(session: _Session, seconds: float) -> None:
+    """What a study that was stopped has so far, if anything of its table has been measured."""
+    evidence = [_found(session, point) for point in session.points]
+    if not any(entry.measurement for entry in evidence):
+        return
+    for entry in evidence:
+        if entry.measurement is None:
+            session.failures.setdefault(entry.point.training.label, "the study was stopped; run it again to carry on")
+    _present(session, evidence, seconds)
+
+
+def _present(session: _Session, evidence: list[Evidence], seconds: float) -> Presented:
     """The table in the terminal and as Markdown, the page, and the numbers as JSON."""
     study, folder = session.study, session.folder
-    table = make_table(study, evidence, seeds_of(study), session.failures, chosen)
+    table = make_table(study, evidence, seeds_of(study), session.failures, session.chosen)
     table = replace(table, selection=session.selection)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.md", markdown_table(table))
