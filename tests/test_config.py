@@ -53,7 +53,9 @@ def test_no_is_a_word_on_the_command_line(tmp_path: Path) -> None:
     """Messages say `training.precision=no`, and YAML reads that as false."""
     path = write(tmp_path / "recipe.yaml", "training: {precision: bf16}\n")
     assert load_recipe(path, ["training.precision=no"]).training.precision == "no"
-    with pytest.raises(RecipeError, match="training.precision: got True; input should be 'no', 'bf16' or 'fp16'"):
+    with pytest.raises(
+        RecipeError, match="training.precision: got True; input should be 'auto', 'no', 'bf16' or 'fp16'"
+    ):
         load_recipe(path, ["training.precision=yes"])
 
 

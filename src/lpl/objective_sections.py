@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from .sections import NonNegativeFloat, NonNegativeInt, NoWord, PositiveFloat, PositiveInt, Section
+from .sections import (
+    ComputedPrecision,
+    MixedPrecision,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 DEFAULT_KIND = "lpl"  # of a term whose section names none
 
@@ -57,7 +65,7 @@ class PerceptualConfig(PerceptualTermConfig):
     depth_weights: bool = True
     reduction: Literal["mean", "sum"] = "mean"
     variance_floor: Annotated[float, Field(ge=0, lt=1)] = 1e-3  # of the mean variance of a block's channels
-    precision: Literal["float32", "bfloat16"] = "float32"  # in which the decoder's blocks run
+    precision: ComputedPrecision = "float32"  # in which the decoder's blocks run
     micro_batch: PositiveInt | None = None  # samples whose features are held at once; None: all that pass the gate
     estimator: EstimatorConfig = EstimatorConfig()
 
@@ -73,7 +81,7 @@ class LatentClassifierConfig(Section):
     weight_decay: NonNegativeFloat = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     max_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125  # of training latents at random, as a share of the side
-    precision: Annotated[Literal["no", "bf16"], NoWord] = "no"
+    precision: MixedPrecision = "no"
     seed: NonNegativeInt = 0
     checkpoint_every: PositiveInt = 500
 
@@ -87,7 +95,7 @@ class LatentLPIPSConfig(PerceptualTermConfig):
     classifier: str | None = None
     classifier_training: LatentClassifierConfig = LatentClassifierConfig()  # where `classifier` is None
     encoder: Literal["sd15", "sd21", "sdxl", "sd3", "flux"] | None = None  # of published weights; None: told by latents
-    precision: Literal["float32", "bfloat16"] = "float32"  # in which the classifier runs
+    precision: ComputedPrecision = "float32"  # in which the classifier runs
 
 
 class SelfPerceptualConfig(PerceptualTermConfig):
@@ -96,7 +104,7 @@ class SelfPerceptualConfig(PerceptualTermConfig):
     kind: Literal["self_perceptual"] = "self_perceptual"
     depth: Literal["shallow", "middle", "deep"] | PositiveInt = "middle"  # or the number of a block, from 1
     timesteps: Literal["fresh", "same"] = "fresh"  # at which ẑ0 and z0 are noised again
-    precision: Literal["float32", "bfloat16"] = "float32"  # in which the frozen denoiser runs
+    precision: ComputedPrecision = "float32"  # in which the frozen denoiser runs
 
 
 class CustomTermConfig(PerceptualTermConfig):

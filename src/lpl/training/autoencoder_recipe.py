@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from ..config import (
     DataConfig,
     Fraction,
+    MixedPrecision,
     NonNegativeFloat,
     NonNegativeInt,
-    NoWord,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -69,7 +69,7 @@ class OptimisationConfig(Section):
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     clip_norm: PositiveFloat | None = 1.0
-    precision: Annotated[Literal["no", "bf16"], NoWord] = "no"
+    precision: MixedPrecision = "no"
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995  # of the weights that are saved; 0: the last ones
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 500

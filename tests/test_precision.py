@@ -1,0 +1,94 @@
+"""`precision: auto`, and bfloat16 where it is slow."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from lpl import precision
+from lpl.config import build_recipe, dump_recipe, load_recipe
+from lpl.precision import SlowPrecisionWarning
+from lpl.training.autoencoder_recipe import AutoencoderRecipe
+
+LPL = {"objective": {"perceptual": {"precision": "auto"}}}
+
+
+@pytest.fixture(params=[True, False], ids=["fast at bfloat16", "slow at it"])
+def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: request.param)
+    return request.param
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    precision.bfloat16_is_fast.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    yield
+    precision.bfloat16_is_fast.cache_clear()
+
+
+def test_auto_is_what_the_machine_is_fast_at(fast: bool) -> None:
+    values = {"training": {"precision": "auto"}, "sampling": {"precision": "auto"}, **LPL}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recipe = build_recipe(values)
+    assert recipe.training.precision == recipe.sampling.precision == ("bf16" if fast else "no")
+    assert recipe.objective.perceptual.precision == ("bfloat16" if fast else "float32")
+    assert "auto" not in re.findall(r"precision: (\w+)", dump_recipe(recipe))  # a run's own recipe says what it was
+
+
+def test_bfloat16_is_what_was_asked_for_with_a_warning_where_it_is_slow(fast: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        recipe = build_recipe({"training": {"precision": "bf16"}})
+        trained = build_recipe({"training": {"precision": "bf16"}}, "recipe", AutoencoderRecipe)
+    assert recipe.training.precision == trained.training.precision == "bf16"
+    slow = [str(entry.message) for entry in caught if entry.category is SlowPrecisionWarning]
+    assert len(slow) == (0 if fast else 2)
+    assert all("precision=bf16: this machine has no instructions" in text for text in slow)
+
+
+def test_float32_never_warns(fast: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_recipe({"training": {"precision": False}}).training.precision == "no"
+
+
+def test_what_the_demo_trains_in_is_settled_when_it_is_read(fast: bool, request: pytest.FixtureRequest) -> None:
+    recipe = load_recipe(request.config.rootpath / "recipes" / "demo.yaml")
+    assert recipe.training.precision == ("bf16" if fast else "no")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"neon": True}, False),
+        ({"neon": True, "bf16": True}, True),
+    ],
+)
+def test_a_processor_is_fast_if_it_has_the_instructions(capabilities, expected, no_accelerator, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "_processor_capabilities", lambda: capabilities)
+    assert precision.bfloat16_is_fast() is expected
+
+
+def test_this_processor_is_judged_as_linux_does(no_accelerator) -> None:
+    file = Path("/proc/cpuinfo")
+    flags = re.search(r"^flags\s*:(.*)$", file.read_text(), re.MULTILINE) if file.is_file() else None
+    if flags is None:
+        pytest.skip("only Linux on x86 lists its processor's flags")
+    assert precision.bfloat16_is_fast() == bool({"avx512_bf16", "amx_bf16"} & set(flags[1].split()))
+
+
+def test_a_gpu_decides_where_there_is_one(no_accelerator, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "_processor_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert not precision.bfloat16_is_fast()  # a GPU that emulates it
