@@ -86,6 +86,10 @@ def test_headline(shelf: StudyFolder) -> None:
     assert steps["ℓ2"] == steps["LPL"] == 4
     assert steps["ℓ2, LPL's time"] > 4
     assert rows[1]["columns"]["sliced_wasserstein"]["verdict"] == "too few seeds"
+    # At equal time ℓ2 is compared with LPL itself.
+    distances = values(rows, "sliced_wasserstein")
+    told = rows[2]["columns"]["sliced_wasserstein"]["difference"].replace("−", "-")
+    assert float(told) == pytest.approx(distances["ℓ2, LPL's time"] - distances["LPL"], abs=0.06)
 
 
 @pytest.mark.slow
