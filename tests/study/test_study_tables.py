@@ -14,6 +14,7 @@ from small_studies import STUDY, StudyFolder
 
 from lpl.study import load_study, tables
 from lpl.study.planning import Point
+from lpl.study.report import lead
 from lpl.study.tables import StudyTable, make_table
 from lpl.study.terminal import markdown_table, terminal_table
 
@@ -141,6 +142,12 @@ def test_an_arm_may_be_compared_with_another_than_the_baseline(studies: StudyFol
     found = cells(table, "frechet_distance")
     assert (found["other"].difference, found["lpl"].difference) == ("+4.000", "−1.000")
     assert "Differences to other rows: lpl to other." in table.caption
+    said = "3 rows over 1 seed; differences are to l2 but where the notes below the table say otherwise."
+    assert lead(table) == said
+
+
+def test_the_page_says_what_differences_are_to(table: StudyTable) -> None:
+    assert lead(table) == "4 rows over 3 seeds; differences are to ℓ2."
 
 
 def test_a_measure_that_nothing_has_is_named_rather_than_shown(studies: StudyFolder, tmp_path: Path) -> None:

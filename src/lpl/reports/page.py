@@ -89,12 +89,16 @@ def render(
     sections: Sequence[SectionMaker] = SECTIONS,
     analyses: Sequence[Analysis[Any]] = (),
     limit: int = PAGE_LIMIT,
+    lead: str | None = None,
 ) -> str:
-    """The page's HTML, in at most `limit` bytes: pictures give way until it fits; see `write_report`."""
+    """The page's HTML, in at most `limit` bytes: pictures give way until it fits; see `write_report`.
+
+    `lead` is the line below the title, by default what the page is of and what differences are to.
+    """
     budget = IMAGE_BUDGET
     for _ in range(ATTEMPTS):
         comparison = Comparison(runs, analyses, budget)
-        html = _render(comparison, title, sections)
+        html = _render(comparison, title, sections, lead or _lead(comparison))
         size = len(html.encode("utf-8"))
         if size <= limit:
             return html
@@ -108,14 +112,14 @@ def render(
     )
 
 
-def _render(comparison: Comparison, title: str | None, sections: Sequence[SectionMaker]) -> str:
+def _render(comparison: Comparison, title: str | None, sections: Sequence[SectionMaker], lead: str) -> str:
     made = [section for make in sections if (section := make(comparison)) is not None]
     comparison.store.settle(comparison.image_budget - comparison.gallery.size)
     assets = dict.fromkeys(name for section in made for name in section.assets)
     template = _environment().get_template("page.html.j2")
     return template.render(
         title=title or default_title(comparison),
-        lead=_lead(comparison),
+        lead=lead,
         sections=made,
         styles=[name for name in assets if name.endswith(".css")],
         scripts=[name for name in assets if name.endswith(".js")],

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..reports import wording
 from ..reports.page import MAX_FOLDERS, render
 from ..reports.runs import METRICS_FORMAT, Run, load_run
 from ..reports.section import Comparison, Section, SectionMaker
@@ -36,8 +37,21 @@ def write_study_report(table: StudyTable, output: Path) -> Path:
         # Over several seeds the study's table is the one that counts: one seed's metrics would speak against it.
         sections += [made for made in SECTIONS if made is not outcome or len(table.seeds) == 1]
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, render(runs, table.study.config.title or table.study.config.name, sections))
+    title = table.study.config.title or table.study.config.name
+    write_text(output, render(runs, title, sections, lead=lead(table)))
     return output
+
+
+def lead(table: StudyTable) -> str:
+    """The line below the title: how much was compared, and with what."""
+    config = table.study.config
+    rows, seeds = wording.counted(len(table.rows), "row"), wording.counted(len(table.seeds), "seed")
+    if not config.train:
+        return f"{rows}."
+    baseline = config.arms[config.compared_with].label or config.compared_with
+    others = any(config.against(arm) != config.compared_with for arm in config.arms if arm != config.compared_with)
+    exception = " but where the notes below the table say otherwise" if others else ""
+    return f"{rows} over {seeds}; differences are to {baseline}{exception}."
 
 
 def study_section(table: StudyTable) -> SectionMaker:
