@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from small_studies import StudyFolder
 
 from lpl.config import RecipeError
@@ -13,7 +14,7 @@ from lpl.study.identity import Training
 from lpl.study.measured import MachineMeasurements
 from lpl.study.recipes import study_recipe
 from lpl.study.store import Store
-from lpl.study.timing import StepTimes, measure_step_times
+from lpl.study.timing import StepTimes, measure_step_times, warm_up_steps
 from lpl.training.terms.base import Terms
 from lpl.training.trainer import compute_gradients
 
@@ -79,3 +80,10 @@ def test_recipes_of_different_precision_are_not_timed_together(studies: StudyFol
     other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": "bf16"})})
     with pytest.raises(RecipeError, match="the runs that are timed together differ in it"):
         measure_step_times([recipe, other])
+
+
+def test_a_gpu_is_warmed_up_over_several_perceptual_steps() -> None:
+    assert warm_up_steps(1, torch.device("cpu")) == 2
+    assert warm_up_steps(4, torch.device("cpu")) == 4
+    assert warm_up_steps(1, torch.device("cuda")) == 8
+    assert warm_up_steps(4, torch.device("cuda")) == 32  # eight of them compute the term

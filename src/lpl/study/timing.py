@@ -24,6 +24,7 @@ from ..training.state import TrainingState
 from ..training.trainer import compute_gradients
 
 WARM_UP = 2  # steps of each recipe before the clock counts: allocation, kernels' choice, compilation
+GPU_WARM_UP = 8  # periods of each on a GPU, which prepares kernels anew for most numbers of samples that pass the gate
 ROUNDS = 8
 TURN_SECONDS = 1.0  # about how long a recipe's turn takes
 
@@ -81,7 +82,7 @@ def measure_step_times(
     accelerator = make_accelerator(recipes[0].training)
     steppers = [_Stepper(_as_timed(recipe), accelerator) for recipe in recipes]
     for stepper in steppers:
-        stepper.run(max(WARM_UP, stepper.period))
+        stepper.run(warm_up_steps(stepper.period, accelerator.device))
     turns = [
         max(1, round(turn_seconds / (stepper.run(stepper.period) * stepper.period))) * stepper.period
         for stepper in steppers
@@ -94,6 +95,11 @@ def measure_step_times(
     sizes = tuple(recipe.training.batch_size * recipe.training.accumulation for recipe in recipes)
     about = {"steps_a_turn": turns, "hardware": hardware(accelerator.device, 1)}
     return StepTimes(tuple(rows), sizes, about)
+
+
+def warm_up_steps(period: int, device: torch.device) -> int:
+    """How many steps a recipe takes before the clock counts; what they cost recurs after `period` steps."""
+    return max(WARM_UP, period if device.type == "cpu" else GPU_WARM_UP * period)
 
 
 class _Stepper:
