@@ -244,7 +244,7 @@ def _caption(table: StudyTable) -> list[str]:
     lines += _start_in_words(table)
     lines += _missing_in_words(table)
     lines += config.notes
-    lines += [f"{label} is missing: {why}" for label, why in table.failures.items()]
+    lines += _failures_in_words(table)
     return lines
 
 
@@ -285,6 +285,17 @@ def _others_in_words(config: StudyConfig) -> list[str]:
     pairs = [(name, config.against(name)) for name in labels if name != config.compared_with]
     others = [f"{labels[name]} to {labels[other]}" for name, other in pairs if other != config.compared_with]
     return [f"Differences to other rows: {'; '.join(others)}."] if others else []
+
+
+def _failures_in_words(table: StudyTable) -> list[str]:
+    """What could not be done, each reason once."""
+    labels: dict[str, list[str]] = {}
+    for label, why in table.failures.items():
+        labels.setdefault(why, []).append(label)
+    return [
+        f"{wording.listed(failed)} {'is' if len(failed) == 1 else 'are'} missing: {why}"
+        for why, failed in labels.items()
+    ]
 
 
 def _missing_in_words(table: StudyTable) -> list[str]:
