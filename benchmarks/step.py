@@ -24,7 +24,7 @@ from .environment import environment, hardware_line
 from .stages import Profile, profile_encoding, profile_evaluation, profile_sampling, profile_training, remarks
 from .tables import Table, console, percent, show, write_markdown
 
-LPL = ("objective.perceptual.weight=0.1", "objective.perceptual.precision=bfloat16")
+LPL = ("objective.perceptual.weight=0.1", "objective.perceptual.precision=auto")
 
 
 def main(
