@@ -16,30 +16,33 @@ INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 class SlowPrecisionWarning(UserWarning):
-    """A recipe asks for bfloat16 on a machine that is slow at it."""
+    """Something is computed in bfloat16 on a machine that is slow at it."""
 
 
-def resolve(value: str, half: str, full: str) -> str:
-    """What a recipe's precision stands for on this machine.
+def resolved(value: str, half: str, full: str) -> str:
+    """What a recipe's precision stands for: "auto" for `half`, its word for bfloat16, or for `full`, float32's."""
+    if value != "auto":
+        return value
+    return half if bfloat16_is_fast() else full
+
+
+def warn_where_slow(settings: Mapping[str, str]) -> None:
+    """To be called before something is computed.
 
     Args:
-        value: "auto", or any other word, which stands for itself.
-        half: the recipe's word for bfloat16.
-        full: and for float32.
+        settings: precisions, by the keys that a recipe has for them.
 
     Warns:
-        SlowPrecisionWarning: `half` was asked for, and this machine computes it in software.
+        SlowPrecisionWarning: one is bfloat16, which this machine computes in software.
     """
-    if value == "auto":
-        return half if bfloat16_is_fast() else full
-    if value == half and not bfloat16_is_fast():
-        warnings.warn(
-            f"precision={half}: this machine has no instructions for bfloat16, and takes several times as long as with "
-            f"precision={full}; precision=auto chooses what a machine is fast at",
-            SlowPrecisionWarning,
-            stacklevel=2,
-        )
-    return value
+    for key, value in settings.items():
+        if value in ("bf16", "bfloat16") and not bfloat16_is_fast():
+            warnings.warn(
+                f"{key}={value}: this machine has no instructions for bfloat16, and takes several times as long with "
+                f"it as with float32; {key}=auto chooses what a machine is fast at",
+                SlowPrecisionWarning,
+                stacklevel=2,
+            )
 
 
 @functools.cache
@@ -60,4 +63,5 @@ def _processor_capabilities() -> Mapping[str, Any]:
 
     if hasattr(torch.cpu, "get_capabilities"):
         return torch.cpu.get_capabilities()
-    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported()}  # all that PyTorch told before
+    told = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # all that PyTorch told before
+    return {"avx512_bf16": told is not None and told()}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from .precision import resolve
+from .precision import resolved
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -16,8 +16,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 # Precisions. "auto" is replaced when the recipe is read, so that what is written beside a run is what it was run with.
 _NO_WORD = BeforeValidator(lambda value: "no" if value is False else value)  # YAML reads an unquoted no as false
-_MIXED = AfterValidator(lambda value: resolve(value, half="bf16", full="no"))
-_COMPUTED = AfterValidator(lambda value: resolve(value, half="bfloat16", full="float32"))
+_MIXED = AfterValidator(lambda value: resolved(value, half="bf16", full="no"))
+_COMPUTED = AfterValidator(lambda value: resolved(value, half="bfloat16", full="float32"))
 MixedPrecision = Annotated[Literal["auto", "no", "bf16"], _NO_WORD, _MIXED]
 MixedOrHalfPrecision = Annotated[Literal["auto", "no", "bf16", "fp16"], _NO_WORD, _MIXED]
 ComputedPrecision = Annotated[Literal["auto", "float32", "bfloat16"], _COMPUTED]

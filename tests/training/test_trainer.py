@@ -13,11 +13,12 @@ import torch
 import yaml
 from run_files import rows_of, tensors_of, terms_of
 
+from lpl import precision
 from lpl.autoencoders import load_autoencoder
-from lpl.config import Recipe
+from lpl.config import Recipe, SamplingConfig
 from lpl.data import build_latent_cache
 from lpl.diffusion import make_path
-from lpl.training import ResumeError, TrainingDiverged, train
+from lpl.training import ResumeError, TrainingDiverged, sample_run, train
 from lpl.training.batches import BatchSource
 from lpl.training.checkpoints import latest_checkpoint, read_state
 from lpl.training.loading import build_denoiser
@@ -178,6 +179,17 @@ def test_bfloat16_trains_close_to_float32_and_keeps_float32_weights(tiny_recipe)
     ours, exactly = rows_of(mixed)[-1]["loss"], rows_of(exact)[-1]["loss"]  # at first the output is 0 in any precision
     assert ours == pytest.approx(exactly, rel=0.02)
     assert ours != exactly
+
+
+def test_bfloat16_is_warned_of_where_it_is_slow(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: False)
+    perceptual = {"weight": 0.1, "precision": "bfloat16"}
+    with pytest.warns(precision.SlowPrecisionWarning) as caught:
+        run = train(tiny_recipe(training__steps=1, training__precision="bf16", objective__perceptual=perceptual))
+    told = {str(entry.message).partition(":")[0] for entry in caught}
+    assert told == {"training.precision=bf16", "objective.perceptual.precision=bfloat16"}
+    with pytest.warns(precision.SlowPrecisionWarning, match=r"sampling\.precision=bf16"):
+        sample_run(run, SamplingConfig(steps=1, count=1, precision="bf16"), progress=False)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="fp16 is fine on this machine")

@@ -19,6 +19,8 @@ from ..config import LatentClassifierConfig, PerceptualConfig, Recipe, TrainingC
 from ..data import LatentCache, build_latent_cache, open_images
 from ..denoisers import ClassConditionalMMDiT, count_parameters
 from ..diffusion import make_path
+from ..objective_sections import LatentLPIPSConfig, SelfPerceptualConfig
+from ..precision import warn_where_slow
 from .batches import BatchSource
 from .checkpoints import read_state
 from .ema import EMA
@@ -61,6 +63,7 @@ def prepare(
         ResumeError: the checkpoint is of other latents, or of steps of another size.
     """
     device, training = accelerator.device, recipe.training
+    warn_where_slow(_precisions(recipe))
     start = initial_checkpoint(recipe)
     path = make_path(recipe.diffusion)
     codec = _load_autoencoder(recipe, recipe.autoencoder.precision, device)
@@ -122,6 +125,15 @@ def make_optimizer(denoiser: ClassConditionalMMDiT, training: TrainingConfig) ->
         weight_decay=training.weight_decay,
         fused=device.type in FUSED_DEVICES,
     )
+
+
+def _precisions(recipe: Recipe) -> dict[str, str]:
+    """What training computes in, by the recipe's keys."""
+    named: dict[str, str] = {"training.precision": recipe.training.precision}
+    for key, term in recipe.objective.terms.items():
+        if isinstance(term, PerceptualConfig | LatentLPIPSConfig | SelfPerceptualConfig):
+            named[f"objective.{key}.precision"] = term.precision
+    return named
 
 
 def _load_autoencoder(recipe: Recipe, precision: str, device: torch.device) -> Autoencoder:
