@@ -6,7 +6,6 @@ Heavy libraries are imported inside the commands, so that `lpl --help` and a mis
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +25,6 @@ from .config import (
     read_yaml,
 )
 from .errors import explained
-from .precision import SlowPrecisionWarning
 
 app = typer.Typer(
     help="Latent diffusion with the latent perceptual loss: from images to a report.",
@@ -264,21 +262,8 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _warning_in_words(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning of ours without the place in the code that it comes from, which tells a user of commands nothing."""
-    if issubclass(category, SlowPrecisionWarning):
-        return f"warning: {message}\n"
-    return _python_words(message, category, filename, lineno, line)
-
-
-_python_words = warnings.formatwarning
-
-
 def main(run: Callable[[], Any] = app) -> None:
     """Entry point of the `lpl` command."""
-    warnings.formatwarning = _warning_in_words
     try:
         run()
     except KeyboardInterrupt:

@@ -24,14 +24,13 @@ from .objective_sections import PerceptualTermConfig as PerceptualTermConfig
 from .recipe_errors import describe, unknown_keys
 from .sections import (
     Fraction,
-    MixedOrHalfPrecision,
+    MixedPrecisionWithFP16,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
 )
-from .sections import MixedPrecision as MixedPrecision
 
 
 class RecipeError(LplError, ValueError):
@@ -109,7 +108,7 @@ class TrainingConfig(Section):
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     clip_norm: PositiveFloat | None = 1.0
-    precision: MixedOrHalfPrecision = "no"
+    precision: MixedPrecisionWithFP16 = "no"
     compile: bool = False
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     ema_start: NonNegativeInt = 0  # step at which the average begins, from the weights of that step
@@ -135,7 +134,7 @@ class SamplingConfig(Section):
     guidance_scale: NonNegativeFloat = 1.0  # 1: no guidance
     guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)  # of time, 0 = data and 1 = noise
     weights: Literal["ema", "raw"] = "ema"
-    precision: MixedOrHalfPrecision = "no"  # of the denoiser; latents stay float32
+    precision: MixedPrecisionWithFP16 = "no"  # of the denoiser; latents stay float32
     seed: NonNegativeInt = 0
     count: PositiveInt = 64
     batch_size: PositiveInt = 64

@@ -7,16 +7,11 @@ cores with AVX2 alone, training the demo's denoiser takes ten times as long in b
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 # Of x86 (AVX-512 BF16, AMX) and ARM, as PyTorch names them.
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-
-
-class SlowPrecisionWarning(UserWarning):
-    """Something is computed in bfloat16 on a machine that is slow at it."""
 
 
 def resolved(value: str, half: str, full: str) -> str:
@@ -26,23 +21,18 @@ def resolved(value: str, half: str, full: str) -> str:
     return half if bfloat16_is_fast() else full
 
 
-def warn_where_slow(settings: Mapping[str, str]) -> None:
-    """To be called before something is computed.
+def slow_precisions(settings: Mapping[str, str]) -> list[str]:
+    """What to tell someone who is about to compute: a sentence for each setting that this machine is slow at.
 
     Args:
         settings: precisions, by the keys that a recipe has for them.
-
-    Warns:
-        SlowPrecisionWarning: one is bfloat16, which this machine computes in software.
     """
-    for key, value in settings.items():
-        if value in ("bf16", "bfloat16") and not bfloat16_is_fast():
-            warnings.warn(
-                f"{key}={value}: this machine has no instructions for bfloat16, and takes several times as long with "
-                f"it as with float32; {key}=auto chooses what a machine is fast at",
-                SlowPrecisionWarning,
-                stacklevel=2,
-            )
+    return [
+        f"{key}={value}: this machine has no instructions for bfloat16, and takes several times as long with it as "
+        f"with float32; {key}=auto chooses what a machine is fast at"
+        for key, value in settings.items()
+        if value in ("bf16", "bfloat16") and not bfloat16_is_fast()
+    ]
 
 
 @functools.cache

@@ -19,7 +19,7 @@ _NO_WORD = BeforeValidator(lambda value: "no" if value is False else value)  # Y
 _MIXED = AfterValidator(lambda value: resolved(value, half="bf16", full="no"))
 _COMPUTED = AfterValidator(lambda value: resolved(value, half="bfloat16", full="float32"))
 MixedPrecision = Annotated[Literal["auto", "no", "bf16"], _NO_WORD, _MIXED]
-MixedOrHalfPrecision = Annotated[Literal["auto", "no", "bf16", "fp16"], _NO_WORD, _MIXED]
+MixedPrecisionWithFP16 = Annotated[Literal["auto", "no", "bf16", "fp16"], _NO_WORD, _MIXED]
 ComputedPrecision = Annotated[Literal["auto", "float32", "bfloat16"], _COMPUTED]
 
 

@@ -181,15 +181,15 @@ def test_bfloat16_trains_close_to_float32_and_keeps_float32_weights(tiny_recipe)
     assert ours != exactly
 
 
-def test_bfloat16_is_warned_of_where_it_is_slow(tiny_recipe, monkeypatch):
+def test_bfloat16_is_told_of_where_it_is_slow(tiny_recipe, monkeypatch, capsys):
     monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: False)
     perceptual = {"weight": 0.1, "precision": "bfloat16"}
-    with pytest.warns(precision.SlowPrecisionWarning) as caught:
-        run = train(tiny_recipe(training__steps=1, training__precision="bf16", objective__perceptual=perceptual))
-    told = {str(entry.message).partition(":")[0] for entry in caught}
-    assert told == {"training.precision=bf16", "objective.perceptual.precision=bfloat16"}
-    with pytest.warns(precision.SlowPrecisionWarning, match=r"sampling\.precision=bf16"):
-        sample_run(run, SamplingConfig(steps=1, count=1, precision="bf16"), progress=False)
+    run = train(tiny_recipe(training__steps=1, training__precision="bf16", objective__perceptual=perceptual))
+    told = capsys.readouterr().err
+    assert "training.precision=bf16: this machine has no instructions for bfloat16" in told
+    assert "objective.perceptual.precision=bfloat16: this machine has no instructions for bfloat16" in told
+    sample_run(run, SamplingConfig(steps=1, count=1, precision="bf16"))
+    assert "sampling.precision=bf16: this machine has no instructions for bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="fp16 is fine on this machine")

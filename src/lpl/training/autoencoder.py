@@ -23,13 +23,12 @@ from torch import Tensor, nn
 
 from ..config import dump_recipe
 from ..data import DataError, ImageSource, UnreadableImage, crop_and_resize, open_images, seeded_generator, to_pil
-from ..precision import warn_where_slow
 from .autoencoder_recipe import AutoencoderRecipe
 from .autoencoder_run import AutoencoderRun, latent_statistics, learning_rate
 from .checkpoints import latest_checkpoint
 from .clock import StopSignals, TrainingClock
 from .crops import CropMemory
-from .display import TrainingDisplay, say
+from .display import TrainingDisplay, say, say_where_slow
 from .ema import EMA
 from .metrics import MetricsLog, TermWindow
 from .reconstruction import psnr
@@ -183,7 +182,7 @@ class _Records:
 def run_steps(run: Steps, folder: Path, heldout: HeldOut) -> float:
     """Steps from where the run stands to the end; returns the seconds of training, over all sessions."""
     steps = run.recipe.training.steps
-    warn_where_slow({"training.precision": run.recipe.training.precision})
+    say_where_slow({"training.precision": run.recipe.training.precision})
     records = _Records(run, folder, heldout)
     with StopSignals() as signals, records.display, contextlib.closing(records.log):
         run.clock.start()

@@ -7,16 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ..config import (
-    DataConfig,
-    Fraction,
-    MixedPrecision,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-)
+from ..config import DataConfig
+from ..sections import Fraction, MixedPrecision, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
 class ArchitectureConfig(Section):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from ..precision import slow_precisions
 
 LINE_EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar in
 
@@ -16,6 +19,12 @@ def say(message: str, enabled: bool = True, console: Console | None = None) -> N
     """Prints a line on standard error as it is: no colours, no wrapping; paths stay in one piece."""
     if enabled:
         (console or Console(stderr=True)).print(message, highlight=False, soft_wrap=True, markup=False)
+
+
+def say_where_slow(settings: Mapping[str, str], enabled: bool = True) -> None:
+    """Says which of the precisions, by their keys in a recipe, this machine is slow at."""
+    for sentence in slow_precisions(settings):
+        say(sentence, enabled)
 
 
 class TrainingDisplay:

@@ -19,10 +19,9 @@ from safetensors.torch import save_file
 from ..autoencoders import Autoencoder
 from ..config import LatentClassifierConfig, Recipe
 from ..data import DataError, LatentCache, build_latent_cache
-from ..precision import warn_where_slow
 from .checkpoints import latest_checkpoint, read_state
 from .clock import StopSignals
-from .display import TrainingDisplay, say
+from .display import TrainingDisplay, say, say_where_slow
 from .latent_classifier import DESCRIPTION, FORMAT, WEIGHTS, ClassifierError, read_description
 from .latent_classifier_run import ClassifierData, LatentClassifierRun
 from .metrics import MetricsLog
@@ -74,7 +73,7 @@ def train_latent_classifier(
             _refuse_another(folder, identity)
             say(f"{folder}: is complete already", progress)
             return folder
-        warn_where_slow({"classifier_training.precision": config.precision})
+        say_where_slow({"classifier_training.precision": config.precision}, progress)
         work = folder.with_name(f"{folder.name}.training")
         run = _begin(work, data, config, device, identity)
         _train(run, work, folder, identity, progress)

@@ -20,9 +20,9 @@ from ..data import LatentCache, build_latent_cache, open_images
 from ..denoisers import ClassConditionalMMDiT, count_parameters
 from ..diffusion import make_path
 from ..objective_sections import LatentLPIPSConfig, SelfPerceptualConfig
-from ..precision import warn_where_slow
 from .batches import BatchSource
 from .checkpoints import read_state
+from .display import say_where_slow
 from .ema import EMA
 from .latent_classifier_training import classifier_of
 from .loading import build_denoiser, initial_checkpoint, load_initial_weights
@@ -63,7 +63,7 @@ def prepare(
         ResumeError: the checkpoint is of other latents, or of steps of another size.
     """
     device, training = accelerator.device, recipe.training
-    warn_where_slow(_precisions(recipe))
+    say_where_slow(_precisions(recipe), run.write)
     start = initial_checkpoint(recipe)
     path = make_path(recipe.diffusion)
     codec = _load_autoencoder(recipe, recipe.autoencoder.precision, device)

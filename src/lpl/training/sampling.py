@@ -24,7 +24,7 @@ from ..denoisers import ClassConditionalMMDiT
 from ..diffusion import DiffusionPath, make_path
 from ..diffusion.guidance import Denoiser, guided
 from ..diffusion.samplers import initial_noise, sample_generators, sample_latents
-from ..precision import warn_where_slow
+from .display import say_where_slow
 from .loading import load_denoiser
 from .run_folder import write_text
 
@@ -64,7 +64,7 @@ def sample_run(
     run = Path(run)
     if not set_name or Path(set_name).name != set_name or set_name.startswith("."):
         raise ValueError(f"set_name: got {set_name!r}, takes the name of one folder")
-    warn_where_slow({"sampling.precision": config.precision})
+    say_where_slow({"sampling.precision": config.precision}, progress)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoiser, recipe, information = load_denoiser(checkpoint or run, config.weights, device)
     labels = sample_labels(config, information["classes"])
