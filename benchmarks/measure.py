@@ -104,13 +104,15 @@ class Share:
         mode: its name.
         seconds: of that part, measured alone on features computed beforehand.
         mask_seconds: of the outlier masks among it.
-        over_decoder: the part, to the rest of the mode's time, the decoder's passes.
+        over_decoder: the part, to the rest of the mode's time, its own passes of the decoder.
+        over_floor: the part, to the floor of the mode's type and layout, PyTorch's passes of the decoder.
     """
 
     mode: str
     seconds: Spread
     mask_seconds: Spread
     over_decoder: Spread
+    over_floor: Spread
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def measure(
         seconds[name] = [value / work.calls for value in seconds[name]]
     kept = [mode for mode in modes if mode.name in passes]
     rows = [_row(mode, case, seconds, inspections, peaks, reference) for mode in kept]
-    return Result(case, rows, [_share(name, seconds) for name in parts], missing)
+    return Result(case, rows, [_share(mode, seconds) for mode in kept if mode.name in parts], missing)
 
 
 _COMPARED = {EXACT: torch.float32, DEFAULT: torch.bfloat16}
@@ -255,10 +257,16 @@ def _row(
     )
 
 
-def _share(name: str, seconds: dict[str, list[float]]) -> Share:
-    comparison = seconds[f"{name}: comparison"]
-    rest = [whole - part for whole, part in zip(seconds[name], comparison, strict=True)]
-    return Share(name, spread(comparison), spread(seconds[f"{name}: masks"]), ratios(comparison, rest))
+def _share(mode: Mode, seconds: dict[str, list[float]]) -> Share:
+    comparison = seconds[f"{mode.name}: comparison"]
+    rest = [whole - part for whole, part in zip(seconds[mode.name], comparison, strict=True)]
+    return Share(
+        mode=mode.name,
+        seconds=spread(comparison),
+        mask_seconds=spread(seconds[f"{mode.name}: masks"]),
+        over_decoder=ratios(comparison, rest),
+        over_floor=ratios(comparison, seconds[mode.floor]),
+    )
 
 
 def _cosine(value: Tensor, reference: Tensor) -> float:

@@ -141,11 +141,20 @@ def _tables(result: Result, run: int, runs: int) -> list[Table]:
     ]
     missing = [f"Not measured: {name}: {reason}." for name, reason in result.missing.items()]
     shares = [
-        (share.mode, number(share.seconds, 3), number(share.mask_seconds, 3), percent(share.over_decoder))
+        (
+            share.mode,
+            number(share.seconds, 3),
+            number(share.mask_seconds, 3),
+            percent(share.over_decoder),
+            percent(share.over_floor),
+        )
         for share in result.shares
     ]
-    columns = ("mode", "comparison, seconds", "of it outlier masks", "comparison / decoder passes")
-    note = "Comparison: masks, statistics and distances with their gradient, alone, on features computed beforehand."
+    columns = ("mode", "comparison, seconds", "of it outlier masks", "/ decoder passes", "/ floor")
+    note = (
+        "Comparison: masks, statistics and distances with their gradient, alone, on features computed beforehand; "
+        "over the mode's own passes of the decoder, and over the floor's."
+    )
     return [
         Table(f"The latent perceptual loss: {title}", COLUMNS, rows, [*NOTES, *missing]),
         Table(f"What is not the decoder: {title}", columns, shares, [note]),
