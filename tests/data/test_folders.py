@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import picture, write_class_folders
+from pictures import encoded, picture, write_class_folders
 from PIL import Image
 
 from lpl.data.folders import FolderSource, list_images, suffixes_below
@@ -52,6 +52,22 @@ def test_hidden_files_and_other_files_are_passed_over(tmp_path: Path, caplog: py
         assert [file.name for file in list_images(tmp_path)] == ["000.png"]
     assert "passed over 1 files" in caplog.text
     assert suffixes_below(tmp_path) == {".png", ".txt"}
+
+
+def test_images_of_kinds_that_are_not_read_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_class_folders(tmp_path, {"a": 1})
+    for name in ("1.heic", "2.HEIC", "3.avif", "4.txt"):
+        (tmp_path / "a" / name).write_bytes(b"")
+    (tmp_path / "a" / "5.jfif").write_bytes(encoded(picture(5), "JPEG"))
+    assert len(FolderSource(tmp_path)) == 2
+    assert "passed over images of kinds that are not read: 1 of .avif, 2 of .heic; takes" in caplog.text
+
+
+def test_a_link_back_to_the_folder_repeats_no_image(tmp_path: Path):
+    write_class_folders(tmp_path, {"a": 2, "b": 1})
+    (tmp_path / "a" / "again").symlink_to(tmp_path)
+    (tmp_path / "c").symlink_to(tmp_path / "a")  # the same images as another class, which leads round in no circle
+    assert len(FolderSource(tmp_path)) == 5
 
 
 def test_fingerprint_follows_names_and_content_not_times(tmp_path: Path):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -115,4 +117,39 @@ def test_truncated_shard_is_refused(tmp_path: Path):
     shard = write_shard(tmp_path / "0.tar", labelled_members([0] * 8))
     shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(DataError, match="cannot read"):
+        ShardSource([shard])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[: len(data.rstrip(b"\0")) - 700], id="cut within a member"),
+        pytest.param(lambda data: data + data, id="two archives in one file"),
+    ],
+)
+def test_damaged_shards_are_refused_rather_than_read_in_part(tmp_path: Path, damage: Callable[[bytes], bytes]):
+    shard = write_shard(tmp_path / "0.tar", labelled_members([3, 4, 5]))
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(DataError, match=r"data\.source: .*0\.tar"):
+        ShardSource([shard])
+
+
+@pytest.mark.parametrize("overwritten", [b"x" * 512, b"\0" * 512])
+def test_no_header_in_the_middle_ends_a_shard(tmp_path: Path, overwritten: bytes):
+    """`tarfile` takes either for the end of the archive, and says nothing of the samples that follow."""
+    shard = write_shard(tmp_path / "0.tar", labelled_members([3, 4, 5]))
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[2].offset
+    data = shard.read_bytes()
+    shard.write_bytes(data[:third] + overwritten + data[third + 512 :])
+    with pytest.raises(DataError, match=f"damaged or cut short at byte {third:,}"):
+        ShardSource([shard])
+
+
+def test_shard_cut_between_members_is_refused(tmp_path: Path):
+    shard = write_shard(tmp_path / "0.tar", labelled_members([3, 4, 5]))
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[2].offset
+    shard.write_bytes(shard.read_bytes()[:third])
+    with pytest.raises(DataError, match=f"damaged or cut short at byte {third:,}"):
         ShardSource([shard])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pictures import encoded, image_set, picture, write_parquet
 
+from lpl.data import tables
 from lpl.data.images import DataError, UnreadableImage
 from lpl.data.tables import TableSource, open_dataset, open_parquet
 
@@ -65,6 +66,21 @@ def test_changed_parquet_is_read_anew_and_has_another_fingerprint(tmp_path: Path
     check_pictures(source, [0])
     assert source.fingerprint() != before
     assert source.fingerprint() == open_parquet([file], "image", "label").fingerprint()
+
+
+def test_other_labels_have_another_fingerprint_however_alike_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Labels are a small part of a large file, most of whose content its hash leaves out."""
+    monkeypatch.setattr(tables, "digest_files", lambda files, folder: "the same")
+    images = [encoded(picture(number)) for number in range(3)]
+    prints = [
+        open_parquet([write_parquet(tmp_path / f"{number}.parquet", image=images, label=labels)], "image", column)
+        .fingerprint()
+        for number, (labels, column) in enumerate(
+            [([0, 1, 1], "label"), ([0, 1, 0], "label"), ([0, 1, 1], None), ([0, 1, 0], None)]
+        )
+    ]  # fmt: skip
+    assert len(set(prints)) == 3
+    assert prints[2] == prints[3]
 
 
 def test_saved_data_set_with_and_without_splits(tmp_path: Path):

@@ -88,6 +88,8 @@ def build_latent_cache(
     source = open_images(config, holdout)
     key = cache_key(config, source, autoencoder)
     folder = cache_folder(config, key, holdout)
+    if folder.exists() and not folder.is_dir():
+        raise CacheError(f"data.cache: {folder} is a file; takes a folder, which may be missing")
     if folder.is_dir() and any(folder.iterdir()):
         cache = _open_matching(folder, key)
         if cache.info.skipped:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
 from .images import IMAGE_SUFFIXES, UNLABELLED, DataError, ImageSource, check_index, decode_image, digest, digest_files
 
+UNREAD_IMAGES = frozenset({".avif", ".heic", ".heif", ".jxl", ".jp2", ".jpe", ".apng", ".psd", ".svg", ".dng", ".exr"})
 SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 logger = logging.getLogger(__name__)
@@ -66,27 +69,48 @@ class FolderSource(ImageSource):
 
 
 def list_images(root: Path) -> list[Path]:
-    """Every image file below a folder, in alphabetical order; links to folders are followed."""
-    files, others = [], 0
-    for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        visible = [Path(folder, name) for name in names if not name.startswith(".")]
-        images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
-        files += images
-        others += len(visible) - len(images)
+    """Every image file below a folder, in alphabetical order; links to folders are followed.
+
+    Other files are passed over; images of kinds that are not read are warned of.
+    """
+    files, others = [], Counter[str]()
+    for path in _visible_files(root):
+        suffix = path.suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            files.append(path)
+        else:
+            others[suffix] += 1
+    unread = {suffix: count for suffix, count in others.items() if suffix in UNREAD_IMAGES}
     if others:
-        logger.info("%s: passed over %d files that are no images", root, others)
+        logger.info("%s: passed over %d files that are no images", root, others.total() - sum(unread.values()))
+    if unread:
+        kinds = ", ".join(f"{count} of {suffix}" for suffix, count in sorted(unread.items()))
+        logger.warning(
+            "%s: passed over images of kinds that are not read: %s; takes %s",
+            root,
+            kinds,
+            ", ".join(sorted(IMAGE_SUFFIXES)),
+        )
     return sorted(files)
 
 
 def suffixes_below(root: Path) -> set[str]:
     """The extensions of all files below a folder, in lower case with the dot."""
-    return {
-        os.path.splitext(name)[1].lower()
-        for _, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    }
+    return {path.suffix.lower() for path in _visible_files(root)}
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    """Every file below a folder but those hidden by a dot; links to folders are followed, but not round in circles."""
+    ways: dict[str, frozenset[tuple[int, int]]] = {}  # for each folder, those that lead to it and itself
+    for folder, below, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        identity, before = (status.st_dev, status.st_ino), ways.get(os.path.dirname(folder), frozenset())
+        if identity in before:
+            below.clear()
+            continue
+        ways[folder] = before | {identity}
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _group_by_class(files: list[Path], root: Path, key: str) -> dict[str, list[Path]]:

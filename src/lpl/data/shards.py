@@ -24,6 +24,7 @@ from .images import (
     index_classes,
 )
 
+READ_BYTES = 1 << 20
 LABEL_MEMBERS = ("cls", "txt")  # where label_column="label" looks besides the JSON key of that name
 
 
@@ -97,7 +98,7 @@ def index_shard(shard: Path, key: str = "data.source") -> Iterator[Sample]:
     """The samples of one shard in their order; a sample's members follow each other.
 
     Raises:
-        DataError: the file can't be read as an uncompressed tar.
+        DataError: the file can't be read as an uncompressed tar, or is damaged or cut short.
     """
     sample = None
     try:
@@ -113,10 +114,29 @@ def index_shard(shard: Path, key: str = "data.source") -> Iterator[Sample]:
                         yield sample
                     sample = Sample(shard, name)
                 sample.members[extension.lower()] = (member.offset_data, member.size)
+            _refuse_cut(shard, archive.offset, key)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{key}: cannot read {shard} as an uncompressed tar file: {error}") from error
     if sample is not None:
         yield sample
+
+
+def _refuse_cut(shard: Path, offset: int, key: str) -> None:
+    """Raises where members end at `offset` without the zeros that end an archive.
+
+    A header that is damaged or cut short ends `tarfile`'s list of members just like those do.
+    """
+    with shard.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+        ended = len(block) == tarfile.BLOCKSIZE and not block.strip(b"\0")
+        while ended and (block := file.read(READ_BYTES)):
+            ended = not block.strip(b"\0")
+    if not ended:
+        raise DataError(
+            f"{key}: {shard} is damaged or cut short at byte {offset:,}: there is neither a member's header nor the "
+            "archive's end, or something comes after that end; write the shard anew"
+        )
 
 
 def _image_extension(sample: Sample) -> str | None:

@@ -78,8 +78,9 @@ class TableSource(ImageSource):
         return f"{self._origin} row {check_index(index, len(self))}"
 
     def fingerprint(self) -> str:
-        """The table's fingerprint with the columns and classes."""
-        return digest(self._fingerprint, self._image_column, self._label_column, self.classes)
+        """The table's fingerprint with the columns, the classes and every row's label."""
+        labels = None if self._label_column is None else list(self._table[self._label_column])
+        return digest(self._fingerprint, self._image_column, self._label_column, self.classes, labels)
 
     def _read_bytes(self, value: Any, index: int) -> bytes:
         if isinstance(value, bytes):
