@@ -56,3 +56,12 @@ def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     code, output = invoke("train", tmp_path / "none.yaml")
     assert code == 1
     assert "no such recipe file" in " ".join(output.split())
+
+
+def test_what_the_file_system_refuses_is_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, output = invoke("train", "recipes/demo.yaml", f"output={tmp_path}/file/run", "data.limit=1")
+    assert code == 1
+    assert output.startswith("error: ")
+    assert "Traceback" not in output
+    assert f"{tmp_path}/file" in output

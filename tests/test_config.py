@@ -29,7 +29,10 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_dumped_recipe_reads_back_as_itself(tmp_path: Path) -> None:
-    values = {"training": {"steps": 7, "betas": [0.8, 0.9]}, "objective": {"perceptual": {"weight": "matched"}}}
+    values = {
+        "training": {"steps": 7, "betas": [0.8, 0.9]},
+        "objective": {"perceptual": {"weight": "matched", "matching_batches": 4}},
+    }
     recipe = build_recipe(values)
     path = write(tmp_path / "recipe.yaml", dump_recipe(recipe))
     assert load_recipe(path) == recipe
@@ -95,6 +98,13 @@ def test_merging_leaves_its_arguments_alone() -> None:
             ["sampling.steps=2000: at most diffusion.num_timesteps=1000"],
         ),
         ({"training": {"steps": 5, "ema_start": 5}}, ["training.ema_start=5 is not before training.steps=5"]),
+        ({"training": {"betas": [0.9, 1.0]}}, ["training.betas.1: got 1.0", "less than 1"]),
+        ({"diffusion": {"logit_mean": float("nan")}}, ["diffusion.logit_mean: got nan", "finite"]),
+        ({"sampling": {"guidance_interval": [0.8, 0.2]}}, ["guidance_interval=[0.8, 0.2]", "the earlier one first"]),
+        (
+            {"training": {"steps": 5, "accumulation": 2}, "objective": {"perceptual": {"weight": "matched"}}},
+            ["objective.perceptual.matching_batches=32 is not less than the 10 batches of training"],
+        ),
         ({"training": {"stps": 1, "betas": [2, 0.5]}, "seed": -1}, ["stps", "betas", "seed: got -1"]),
     ],
 )
@@ -112,11 +122,32 @@ def test_every_mistake_is_named_with_what_is_allowed(values: dict, parts: list[s
         ("- a\n- b\n", "a recipe is a mapping of sections, got list"),
         ("extends: recipe.yaml\n", "extends itself"),
         ("extends: none.yaml\n", "none.yaml: no such recipe file"),
+        ("extends: 5\n", "extends: got 5, takes the name of another recipe file"),
+        ("training: {steps: 5}\nname: a\ntraining: {batch_size: 3}\n", "training stands there twice"),
+        ("training: {steps: 5, steps: 6}\n", "steps stands there twice"),
     ],
 )
 def test_files_that_are_no_recipe_are_named(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(write(tmp_path / "recipe.yaml", text))
+
+
+def test_recipes_that_extend_each_other_are_named(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.yaml", "extends: second.yaml\n")
+    second = write(tmp_path / "second.yaml", "extends: first.yaml\n")
+    with pytest.raises(RecipeError, match=f"^{second}: extends itself, by way of {first} → {second} → {first}"):
+        load_recipe(first)
+
+
+def test_yaml_merge_keys_are_no_repetition(tmp_path: Path) -> None:
+    merged = write(tmp_path / "recipe.yaml", "training: {<<: {batch_size: 2, steps: 4}, steps: 5, ema_start: 1}\n")
+    assert load_recipe(merged).training.steps == 5
+    assert load_recipe(merged).training.batch_size == 2
+
+
+def test_the_folder_of_a_run_may_lie_below_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build_recipe({"output": "~/runs/a"}).folder == tmp_path / "runs" / "a"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from .errors import LplError
 from .objective_sections import CustomTermConfig as CustomTermConfig
@@ -38,6 +38,7 @@ class RecipeError(LplError, ValueError):
 
 
 SectionType = TypeVar("SectionType", bound=Section)
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataConfig(Section):
@@ -92,7 +93,7 @@ class DiffusionConfig(Section):
     num_timesteps: PositiveInt = 1000
     beta_start: PositiveFloat = 0.00085
     beta_end: PositiveFloat = 0.012
-    logit_mean: float = 0.0  # for flow_ot: t = sigmoid(N(logit_mean, logit_std²)), as in SD3
+    logit_mean: FiniteFloat = 0.0  # for flow_ot: t = sigmoid(N(logit_mean, logit_std²)), as in SD3
     logit_std: PositiveFloat = 1.0
 
 
@@ -106,11 +107,11 @@ class TrainingConfig(Section):
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     clip_norm: PositiveFloat | None = 1.0
     precision: MixedPrecisionWithFP16 = "no"
     compile: bool = False
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema_decay: Decay = 0.999
     ema_start: NonNegativeInt = 0  # step at which the average begins, from the weights of that step
     ema_warmup: bool = True  # a young average follows the weights; false, for initial_weights=ema: goes on with them
     ema_every: PositiveInt = 1  # steps between updates of the average; more costs a small model's steps less
@@ -139,6 +140,14 @@ class SamplingConfig(Section):
     count: PositiveInt = 64
     batch_size: PositiveInt = 64
     labels: tuple[NonNegativeInt, ...] | None = None  # None: every class in turn
+
+    @model_validator(mode="after")
+    def _interval(self) -> SamplingConfig:
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(
+                f"guidance_interval={list(self.guidance_interval)}: takes two times, the earlier one first"
+            )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -203,10 +212,23 @@ class Recipe(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _measured_before_the_end(self) -> Recipe:
+        batches = self.training.steps * self.training.accumulation
+        for key, term in self.objective.terms.items():
+            measured = term.weight == "matched" or key == "gate_perceptual"
+            if measured and term.matching_batches >= batches:
+                raise ValueError(
+                    f"objective.{key}.matching_batches={term.matching_batches} is not less than the {batches} batches "
+                    "of training, so that what is measured in them would never be trained with; train for longer, or "
+                    "measure fewer"
+                )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where the run's files go."""
-        return Path(self.output) if self.output else Path("runs") / self.name
+        return Path(self.output).expanduser() if self.output else Path("runs") / self.name
 
 
 @overload
@@ -276,22 +298,51 @@ def dump_recipe(recipe: Section) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, merged over the one named by its `extends` key (relative to the file)."""
+def read_yaml(path: Path, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
+    """A YAML mapping, merged over the one named by its `extends` key (relative to the file).
+
+    Args:
+        path: the file.
+        extended_by: files that extend it, one after the other, lest they go round in a circle.
+
+    Raises:
+        RecipeError: a file is missing, is no YAML mapping, has a key twice, or extends itself.
+    """
     if not path.is_file():
         raise RecipeError(f"{path}: no such recipe file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, got {type(values).__name__}")
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    if (path.parent / parent).resolve() == path.resolve():
-        raise RecipeError(f"{path}: extends itself")
-    return merge(read_yaml(path.parent / parent), values)
+    if not isinstance(parent, str):
+        raise RecipeError(f"{path}: extends: got {parent!r}, takes the name of another recipe file")
+    way = [*extended_by, path]
+    below = path.parent / parent
+    if below.resolve() in [file.resolve() for file in way]:
+        raise RecipeError(f"{path}: extends itself, by way of {' → '.join(map(str, [*way, below]))}")
+    return merge(read_yaml(below, way), values)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Reads YAML whose mappings have each key once; PyYAML takes the last of several and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping's keys and values."""
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key_node, _ in node.value:
+            if keys.count(key_node.value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a section",
+                    node.start_mark,
+                    f"{key_node.value} stands there twice",
+                    key_node.start_mark,
+                )
+        return super().construct_mapping(node, deep)
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,15 @@ def explained() -> Iterator[None]:
     """Shows an error that a person can mend in its own words, and exits with 1; LPL_TRACEBACK=1 shows its origin."""
     try:
         yield
-    except (LplError, ValueError, FileNotFoundError) as error:
+    except (LplError, ValueError, OSError) as error:
         if os.environ.get("LPL_TRACEBACK"):
             raise
-        Console(stderr=True, soft_wrap=True).print("error:", str(error), markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print("error:", _message(error), markup=False, highlight=False)
         raise typer.Exit(1) from None
+
+
+def _message(error: Exception) -> str:
+    """What an error says; of the file system's, the file first."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
