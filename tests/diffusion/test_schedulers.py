@@ -169,6 +169,22 @@ def test_zero_terminal_snr_is_infinite_and_stops_at_the_gate(batch: tuple) -> No
     torch.testing.assert_close(actual, clean, rtol=1e-5, atol=1e-5)
 
 
+def test_zero_terminal_snr_leaves_the_gradients_of_others_as_they_are(batch: tuple) -> None:
+    """A gate leaves the sample out, and 0 times the infinite derivative of ẑ0 behind it would be NaN."""
+    clean, noise = batch
+    scheduler = make("DDPMScheduler", "epsilon", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    timesteps = torch.tensor([50, 999, 10, 999])
+    weight = torch.tensor(0.9, requires_grad=True)
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    actual, sigma = predicted_latent(scheduler, weight * noise, noisy, timesteps)
+    assert torch.isinf(actual[[1, 3]]).all()
+    passed = sigma <= 3
+    assert passed.tolist() == [True, False, True, False]
+    (gradient,) = torch.autograd.grad((actual[passed] - clean[passed]).square().mean(), weight)
+    expected = (2 * (0.9 - 1) * (sigma[passed].reshape(-1, 1, 1, 1) * noise[passed]).square()).mean()
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_learned_variance_is_left_out(batch: tuple) -> None:
     clean, noise = batch
     scheduler = make("DDPMScheduler", "epsilon", variance_type="learned_range")
@@ -220,6 +236,13 @@ def test_it_is_a_method_of_the_loss() -> None:
         (make("EulerDiscreteScheduler", "epsilon"), torch.tensor([0.5] * 4), "not in the schedule of Euler"),
         (diffusers.FlowMatchEulerDiscreteScheduler(), torch.tensor([0.3] * 4), "not in the schedule of FlowMatch"),
         (object(), torch.tensor([1] * 4), "scheduler: object has neither"),
+        (diffusers.ScoreSdeVeScheduler(), torch.tensor([1] * 4), "scheduler: ScoreSdeVeScheduler has neither"),
+        (diffusers.RePaintScheduler(), torch.tensor([1] * 4), "scheduler: RePaintScheduler can't add noise"),
+        (make("DDPMScheduler", "epsilon"), torch.tensor([1, 2, 3]), "timesteps: got 3, takes one for each of 4"),
+        (DDPM(), torch.tensor([0, 1, -1, 1000]), r"timesteps: got \[-1, 1000\], DDPM takes integers from 0 to 999"),
+        (DDPM(), torch.tensor([0.5] * 4), "timesteps: got torch.float32, DDPM takes integers"),
+        (FlowOT(), torch.tensor([0.5, 500.0, 1.0, 0.0]), r"timesteps: got \[500.0\], Flow-OT takes numbers from 0"),
+        (FlowOT(), torch.tensor([float("nan")] * 4), "timesteps: got .*nan"),
     ],
 )
 def test_bad_arguments_are_named(scheduler: Any, timesteps: torch.Tensor, message: str, batch: tuple) -> None:

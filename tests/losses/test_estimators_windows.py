@@ -240,3 +240,17 @@ class TestStatisticsOfTheTarget:
     def test_refuses_the_predictions_statistics(self) -> None:
         with pytest.raises(ValueError, match="statistics: 'target' can't give those of normalization='prediction'"):
             RandomWindows(LatentPerceptualLoss(local_decoder()), window=4, statistics="target")
+
+
+def test_positions_at_which_all_channels_are_dead_leave_unit_unbiased() -> None:
+    """Their norm is taken from the whole map's, of which a window knows nothing."""
+    decoder = nn.Sequential(nn.Sequential(nn.Conv2d(4, 3, 1), nn.ReLU())).double()
+    nn.init.constant_(decoder[0][0].bias, -0.5)
+    exact = LatentPerceptualLoss(decoder, ["0"], normalization="unit", outliers="none", upscaling=1)
+    pair = latents(4, 9, 7)
+    assert (exact.features(pair[1])["0"].amax(dim=1) == 0).any()
+    value, gradient = value_and_gradient(exact, pair)
+    windows = RandomWindows(exact, window=4, margin=0, statistics="target")
+    expected_value, expected_gradient = expectation(windows, pair)
+    assert expected_value.item() == pytest.approx(value.item(), rel=1e-10)
+    torch.testing.assert_close(expected_gradient, gradient, rtol=1e-9, atol=1e-12 * gradient.abs().max().item())

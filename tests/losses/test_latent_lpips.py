@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,3 +160,38 @@ def test_published_weights_need_their_package(monkeypatch):
         LatentLPIPS.published("flux")
     with pytest.raises(ValueError, match="encoder: got 'sd4', takes 'sd15', 'sd21', 'sdxl', 'sd3', 'flux'"):
         LatentLPIPS.published("sd4")
+
+
+class Maps(nn.Module):
+    """A classifier of two layers, which gives its maps in whatever way a test asks for."""
+
+    def __init__(self, give: Callable[[list[torch.Tensor]], Any] = list) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 5, 3, padding=1)])
+        self.give = give
+
+    def forward(self, latents: torch.Tensor) -> Any:
+        first = self.layers[0](latents)
+        return self.give([first, self.layers[1](first.relu())])
+
+
+@pytest.mark.parametrize(
+    ("give", "weights", "message"),
+    [
+        (lambda maps: maps[0], None, r"classifier: gave a tensor of shape \(1, 6, 8, 8\), takes a sequence"),
+        (lambda maps: [maps[0].mean(dim=(-2, -1))], None, r"classifier: gave \[\(1, 6\)\], takes a sequence"),
+        (list, [torch.ones(6)], "channel_weights: got those of 1 layers, the classifier has 2"),
+        (list, [torch.ones(6), torch.ones(5), torch.ones(5)], "channel_weights: got those of 3 layers"),
+        (list, [torch.ones(6), -torch.ones(5)], "channel_weights: those of layer 2 hold -1, takes none below 0"),
+    ],
+)
+def test_what_is_no_classifier_or_none_of_its_weights_is_refused(give, weights, message):
+    latent = torch.randn(1, 4, 8, 8)
+    with pytest.raises(ValueError, match=message):
+        LatentLPIPS(Maps(give), channel_weights=weights)(latent + 1, latent)
+
+
+def test_maps_may_come_as_a_tuple():
+    latent = torch.randn(1, 4, 8, 8)
+    classifier = Maps(tuple)
+    assert LatentLPIPS(classifier)(latent + 1, latent) > 0

@@ -76,6 +76,12 @@ def test_a_gate_that_nothing_passes_is_explained():
         weight.update(torch.rand(4), torch.zeros(4))
 
 
+def test_a_diffusion_loss_that_does_not_vary_is_explained():
+    weight = VarianceMatchedWeight(0.1, batches=1)
+    with pytest.raises(ValueError, match="the ℓ2 loss was 1 for all 4 samples of 1 batches"):
+        weight.update(torch.ones(4), torch.rand(4))
+
+
 @pytest.mark.parametrize(
     ("diffusion", "perceptual", "message"),
     [

@@ -241,7 +241,7 @@ def test_autocast(latents: tuple) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 8)])
+@pytest.mark.parametrize("size", [(1, 2), (2, 3), (5, 8)])
 def test_every_autoencoder_and_any_size(name: str, size: tuple[int, int]) -> None:
     perceptual = LatentPerceptualLoss(zoo.make(name), outliers="all")
     channels = perceptual.features.scaling.channels or 32
@@ -251,6 +251,17 @@ def test_every_autoencoder_and_any_size(name: str, size: tuple[int, int]) -> Non
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(prediction.grad).all()
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_block_of_a_single_position_is_refused_where_it_would_be_divided_by_its_deviation(normalization: str) -> None:
+    perceptual = LatentPerceptualLoss(zoo.make("stable_diffusion"), normalization=normalization)
+    latents = torch.randn(2, 2, 4, 1, 1, generator=torch.Generator().manual_seed(6))
+    if normalization in ("unit", "none"):
+        assert 0 < perceptual(*latents, 1.0) < 100
+    else:
+        with pytest.raises(ValueError, match="a block has maps of 1 × 1 positions"):
+            perceptual(*latents, 1.0)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)

@@ -38,6 +38,14 @@ class DiffusionPath(ABC):
         """(a_t, b_t), each float32 of shape (B,)."""
 
     @abstractmethod
+    def check_timesteps(self, timesteps: Tensor) -> None:
+        """Refuses times that are none of the path's; waits for the device.
+
+        Raises:
+            ValueError: with what was given, and what is taken.
+        """
+
+    @abstractmethod
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws the training distribution of times, on the CPU, so that a seed means the same on every device."""
 
@@ -112,14 +120,26 @@ class DDPM(DiffusionPath):
 
     def coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(√ᾱ_t, √(1 − ᾱ_t)), each float32 of shape (B,)."""
-        if timesteps.is_floating_point():
-            raise ValueError(
-                f"timesteps: got {timesteps.dtype}, DDPM takes integers from 0 to {self.num_timesteps - 1}"
-            )
+        self._refuse_floats(timesteps)
         if self._coefficients.device != timesteps.device:
             self._coefficients = self._coefficients.to(timesteps.device)
         a, b = self._coefficients[:, timesteps]
         return a, b
+
+    def check_timesteps(self, timesteps: Tensor) -> None:
+        """Takes integers from 0 to T − 1."""
+        self._refuse_floats(timesteps)
+        outside = timesteps[(timesteps < 0) | (timesteps >= self.num_timesteps)]
+        if len(outside):
+            raise ValueError(
+                f"timesteps: got {outside[:5].tolist()}, DDPM takes integers from 0 to {self.num_timesteps - 1}"
+            )
+
+    def _refuse_floats(self, timesteps: Tensor) -> None:
+        if timesteps.is_floating_point():
+            raise ValueError(
+                f"timesteps: got {timesteps.dtype}, DDPM takes integers from 0 to {self.num_timesteps - 1}"
+            )
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Uniform integers, int64 of shape (B,)."""
@@ -183,6 +203,15 @@ class FlowOT(DiffusionPath):
         """(1 − t, t), each float32 of shape (B,)."""
         timesteps = timesteps.float()
         return 1 - timesteps, timesteps
+
+    def check_timesteps(self, timesteps: Tensor) -> None:
+        """Takes numbers from 0 to 1."""
+        outside = timesteps[~((timesteps >= 0) & (timesteps <= 1))]
+        if len(outside):
+            raise ValueError(
+                f"timesteps: got {outside[:5].tolist()}, Flow-OT takes numbers from 0, data, to 1, noise; a denoiser's "
+                "conditioning is 1000 times that"
+            )
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """t = sigmoid(N(logit_mean, logit_std²)), float32 of shape (B,)."""

@@ -30,7 +30,8 @@ def predicted_latent(scheduler: Any, output: Tensor, noisy: Tensor, timesteps: T
 
     Returns:
         ẑ0 of the shape of `noisy`, in float32 at least, with gradient to `output`; and σ_t = b_t/a_t, float32 of
-        shape (B,), infinite where the schedule has no signal left.
+        shape (B,), infinite where the schedule has no signal left. There ẑ0 is infinite too if it is ε that the
+        denoiser predicts, and has no gradient.
 
     Raises:
         ValueError: a scheduler that can't add noise or whose prediction type is unknown, timesteps outside its
@@ -38,8 +39,12 @@ def predicted_latent(scheduler: Any, output: Tensor, noisy: Tensor, timesteps: T
     """
     precision = torch.promote_types(output.dtype, torch.float32)
     output, noisy = _mean_of(output.to(precision), noisy, scheduler), noisy.to(precision)
-    timesteps = torch.as_tensor(timesteps, device=noisy.device).reshape(-1).expand(len(noisy))
+    timesteps = torch.as_tensor(timesteps, device=noisy.device).reshape(-1)
+    if len(timesteps) not in (1, len(noisy)):
+        raise ValueError(f"timesteps: got {len(timesteps)}, takes one for each of {len(noisy)} samples, or one for all")
+    timesteps = timesteps.expand(len(noisy))
     if isinstance(scheduler, DiffusionPath):
+        scheduler.check_timesteps(timesteps)
         return scheduler.predicted_latent(output, noisy, timesteps), scheduler.sigma(timesteps)
     a, b = coefficients(scheduler, timesteps)
     clean = _clean(scheduler, output, noisy, expand(a, noisy), expand(b, noisy))
@@ -88,7 +93,9 @@ def _clean(scheduler: Any, output: Tensor, noisy: Tensor, a: Tensor, b: Tensor) 
     if prediction_type == "sample":
         return output
     if prediction_type == "epsilon":
-        return (noisy - b * output) / a
+        # Where no signal is left nothing is predicted: no gradient there either, which would be NaN behind any gate.
+        signal = a > 0
+        return torch.where(signal, (noisy - b * output) / torch.where(signal, a, 1.0), torch.inf)
     if prediction_type == "flow_prediction":  # v = ε − z0
         return (noisy - b * output) / (a + b)
     # v is defined on the variance-preserving form z_t/s with s² = a² + b², whichever form the scheduler keeps.
@@ -129,6 +136,11 @@ def _check_timesteps(scheduler: Any, timesteps: Tensor) -> None:
             )
         _warn_of_reversed_schedule(scheduler, schedule)
         return
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            f"scheduler: {type(scheduler).__name__} has neither alphas_cumprod nor timesteps that can be looked up "
+            "(index_for_timestep); takes one that has either"
+        )
     last = len(scheduler.alphas_cumprod) - 1
     if timesteps.is_floating_point() or bool((timesteps < 0).any()) or bool((timesteps > last).any()):
         raise ValueError(f"timesteps: got {timesteps.tolist()[:5]}, takes integers from 0 to {last}")
@@ -151,4 +163,7 @@ def _noised(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> 
         # Heun's takes a single timestep, and remembers it.
         samples = zip(clean.split(1), timesteps.split(1), noise.split(1), strict=True)
         return torch.cat([_for_training(scheduler).scale_noise(*sample) for sample in samples]).flatten()
-    return scheduler.add_noise(clean, noise, timesteps).flatten()
+    try:
+        return scheduler.add_noise(clean, noise, timesteps).flatten()
+    except NotImplementedError as error:
+        raise ValueError(f"scheduler: {type(scheduler).__name__} can't add noise ({error})") from error

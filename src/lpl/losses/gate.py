@@ -60,19 +60,23 @@ def passing(sigma: Tensor | float | None, sigma_threshold: float | None, predict
         prediction: of batch size B.
 
     Raises:
-        ValueError: `sigma` is missing or of another size.
+        ValueError: `sigma` is missing, of another size, negative or NaN.
     """
-    everything = torch.arange(len(prediction), device=prediction.device)
+    everything = torch.arange(len(prediction))
     if sigma_threshold is None:
-        return everything
+        return everything.to(prediction.device)
     if sigma is None:
         raise ValueError("sigma: missing; pass σ_t of each sample, or set sigma_threshold=None for no gate")
-    sigma = torch.as_tensor(sigma, device=prediction.device).reshape(-1)
+    sigma = torch.as_tensor(sigma).detach().reshape(-1).cpu()  # which waits for a GPU once; choosing there would, too
     if sigma.numel() not in (1, len(prediction)):
         raise ValueError(
             f"sigma: got {sigma.numel()} numbers, takes one for each of {len(prediction)} samples, or one for all"
         )
-    return everything[sigma.expand(len(prediction)) <= sigma_threshold]
+    if not bool((sigma >= 0).all()):
+        raise ValueError(
+            f"sigma: got {sigma[~(sigma >= 0)][:5].tolist()}, takes noise-to-signal ratios b_t/a_t from 0 on"
+        )
+    return everything[sigma.expand(len(prediction)) <= sigma_threshold].to(prediction.device)
 
 
 def over_batch(per_sample: Tensor, passed: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -36,12 +36,12 @@ class LatentLPIPS(nn.Module):
         classifier: a trained `LatentVGG`, or any module that maps latents (B, C, h, w) to a sequence of feature maps
             (B, C_l, H_l, W_l). It is not changed: a frozen copy in evaluation mode is used.
         sigma_threshold: τ_σ. Samples with σ_t above it contribute zero and never enter the classifier. None: no gate.
-        channel_weights: w_l for each layer, (C_l,), not negative; by default 1.
+        channel_weights: w_l for each layer, (C_l,), not negative, as many as the classifier gives maps; by default 1.
         dtype: floating-point type that the classifier runs in; by default its own. Distances are always computed in
             float32 at least.
 
     Raises:
-        ValueError: a threshold that is not positive.
+        ValueError: a threshold that is not positive, or negative weights.
 
     Example:
         >>> distance = LatentLPIPS(classifier)
@@ -64,6 +64,10 @@ class LatentLPIPS(nn.Module):
             self.network = make_lean(frozen_copy(classifier).to(dtype))
         self._weighted = 0 if channel_weights is None else len(channel_weights)
         for number, weights in enumerate(channel_weights or ()):
+            if not bool((weights >= 0).all()):
+                raise ValueError(
+                    f"channel_weights: those of layer {number + 1} hold {weights.min():g}, takes none below 0"
+                )
             self.register_buffer(f"weights{number + 1}", weights.detach().reshape(1, -1, 1, 1).clone())
         self.eval()
 
@@ -113,8 +117,8 @@ class LatentLPIPS(nn.Module):
             `GatedTerms` that hold it.
 
         Raises:
-            ValueError: shapes that differ, a missing or misshapen `sigma`, or a latent that passes the gate and holds
-                NaN.
+            ValueError: shapes that differ, a missing or misshapen `sigma`, a latent that passes the gate and holds
+                NaN, or a classifier that gives anything but feature maps, one for each layer that has weights.
         """
         check_pair(prediction, target)
         passed = passing(sigma, self.sigma_threshold, prediction)
@@ -133,14 +137,25 @@ class LatentLPIPS(nn.Module):
         refuse_nan("prediction", prediction)
         refuse_nan("target", target)
         with torch.no_grad():
-            targets = [_unit(features) for features in self.network(target)]
+            targets = [_unit(features) for features in self._maps(target)]
         by_layer = [
             self._distance(number, _unit(features), true)
-            for number, (features, true) in enumerate(zip(self.network(prediction), targets, strict=True), start=1)
+            for number, (features, true) in enumerate(zip(self._maps(prediction), targets, strict=True), start=1)
         ]
         loss, per_sample = over_batch(torch.stack(by_layer).sum(dim=0), passed, batch_size)
         layers = {f"layer{number}": value.detach().sum() / batch_size for number, value in enumerate(by_layer, start=1)}
         return GatedTerms(loss, layers, len(passed), per_sample)
+
+    def _maps(self, latents: Tensor) -> Sequence[Tensor]:
+        """What the classifier makes of latents (B, C, h, w): maps (B, C_l, H_l, W_l) of each layer."""
+        maps = self.network(latents)
+        given = [tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in maps]
+        if isinstance(maps, Tensor) or any(len(shape) != 4 or shape[0] != len(latents) for shape in given):
+            found = f"a tensor of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"{given}"
+            raise ValueError(f"classifier: gave {found}, takes a sequence of feature maps (B, C, H, W), one a layer")
+        if self._weighted not in (0, len(maps)):
+            raise ValueError(f"channel_weights: got those of {self._weighted} layers, the classifier has {len(maps)}")
+        return maps
 
     def _distance(self, number: int, prediction: Tensor, target: Tensor) -> Tensor:
         """1/(HW) Σ_{h,w} Σ_c w_c (û − u)² of each sample, (B,)."""

@@ -116,6 +116,11 @@ class VarianceMatchedWeight:
             self._value = self._match()
 
     def _match(self) -> float:
+        if self.diffusion.variance == 0:
+            raise ValueError(
+                f"the ℓ2 loss was {self.diffusion.mean:g} for all {self.diffusion.count} samples of {self.measured} "
+                "batches, so no weight matches its variance; give the weight as a number"
+            )
         if self.perceptual.variance == 0:
             raise ValueError(
                 f"the perceptual loss was {self.perceptual.mean:g} for all {self.perceptual.count} samples of "

@@ -43,7 +43,15 @@ def masked_statistics(
     Returns:
         Mean and standard deviation, each (B, C), in float32 at least, with gradient where the features have one. The
         variance divides by the number of positions.
+
+    Raises:
+        ValueError: maps of a single position, over which nothing varies.
     """
+    if math.prod(features.shape[-2:]) < 2:
+        raise ValueError(
+            f"latents: a block has maps of {features.shape[-2]} × {features.shape[-1]} positions, which can't be "
+            "normalised by how they vary; takes larger latents, blocks without this one, or normalization unit or none"
+        )
     differentiable = features.requires_grad and torch.is_grad_enabled()
     if isinstance(outliers, DenseOutliers) and fused(features) and not differentiable:
         from ..kernels.statistics import map_moments
@@ -127,14 +135,19 @@ def independent(prediction: Tensor, target: Tensor, outliers: Outliers | None, v
     return standardised[0], standardised[1], None
 
 
-def by_unit(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:
-    """Both divided by the target's norm over channels at each position, as widely copied code does.
+def channel_norm(features: Tensor) -> Tensor:
+    """‖φ‖ over channels at each position, (B, 1, H, W), in float32 at least.
 
     Where all channels are dead it is taken to be the smallest that rounding leaves of the sample's largest norm.
     """
-    norm = torch.linalg.vector_norm(target, dim=1, keepdim=True, dtype=wide_type(target.dtype))
+    norm = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=wide_type(features.dtype))
     largest = norm.amax(dim=(-2, -1), keepdim=True)
-    norm = norm.maximum(torch.finfo(norm.dtype).eps * largest).clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+    return norm.maximum(torch.finfo(norm.dtype).eps * largest).clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+
+
+def by_unit(prediction: Tensor, target: Tensor, outliers: Outliers | None, variance_floor: float) -> Compared:
+    """Both divided by the target's norm over channels at each position, as widely copied code does."""
+    norm = channel_norm(target)
     return prediction / norm, target / norm, None
 
 

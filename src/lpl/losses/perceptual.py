@@ -24,7 +24,7 @@ from .distance import squared_distance
 from .gate import check_threshold, nothing_passed, over_batch, passing, refuse_nan
 from .normalization import NORMALIZATIONS, VARIANCE_FLOOR, NormalizationName
 from .outliers import Outliers, find_outliers
-from .streaming import HandedBack, gradient_of
+from .streaming import Float16Range, HandedBack, gradient_of
 
 Reduction = Literal["mean", "sum"]
 OutlierBlocks = Literal["deep", "all", "none"]
@@ -197,6 +197,14 @@ class LatentPerceptualLoss(nn.Module):
 
     def _compare(self, prediction: Tensor, target: Tensor) -> _Compared:
         """The terms of some samples."""
+        if self.features.dtype != torch.float16:
+            return self._compare_features(prediction, target)
+        within = Float16Range()
+        compared = self._compare_features(within.enter(prediction), target)
+        return replace(compared, per_sample=within.leave(compared.per_sample))
+
+    def _compare_features(self, prediction: Tensor, target: Tensor) -> _Compared:
+        """The same, with the gradients that autograd gives."""
         with torch.no_grad():
             target_features = self.features(target)
         prediction_features = self.features(prediction)
@@ -220,7 +228,7 @@ class LatentPerceptualLoss(nn.Module):
                 leaf = some.detach().requires_grad_(needs_gradient)
                 part = self._compare(leaf, true)
                 if needs_gradient:
-                    gradients.append(gradient_of(part.per_sample, leaf, self.features.dtype))
+                    gradients.append(gradient_of(part.per_sample, leaf))
             parts.append(part.detach())
         compared = _Compared.concatenated(parts)
         if needs_gradient:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-FLOAT16_SCALE = 2.0**12  # keeps gradients within a decoder in float16 above that type's smallest numbers
+FLOAT16_SCALE = 2.0**12  # keeps gradients within a network in float16 above that type's smallest numbers
 
 
 class HandedBack(torch.autograd.Function):
@@ -28,11 +28,70 @@ class HandedBack(torch.autograd.Function):
         return (gradients * grad.reshape(-1, *[1] * (gradients.ndim - 1))).to(gradients.dtype), None, None
 
 
-def gradient_of(per_sample: Tensor, prediction: Tensor, dtype: torch.dtype) -> Tensor:
+def gradient_of(per_sample: Tensor, prediction: Tensor, scale: float = 1.0) -> Tensor:
     """∂ loss_n/∂ prediction_n, (N, …), of losses (N,) that depend on their own sample alone.
 
-    Within a decoder of `dtype` float16 it is scaled, since no gradient scaler has scaled the loss yet.
+    Args:
+        per_sample: (N,), or their sum, a scalar.
+        prediction: (N, …).
+        scale: what gradients on the way are multiplied by; `FLOAT16_SCALE` for a network that may run in float16.
     """
-    scale = FLOAT16_SCALE if dtype == torch.float16 else 1.0
     (gradient,) = torch.autograd.grad(per_sample.sum() * scale, prediction)
     return gradient / scale if scale != 1.0 else gradient
+
+
+class Float16Range:
+    """Keeps gradients of a decoder in float16 in that type's range, whatever the loss is multiplied by outside.
+
+    Within the decoder they are those of `FLOAT16_SCALE` · loss_n: a mean over many positions makes the loss's own too
+    small. What loss_n is multiplied by outside, 1/B and a gradient scaler's factor among it, comes in last, at the
+    prediction.
+
+    Example:
+        >>> within = Float16Range()
+        >>> per_sample = within.leave(loss(within.enter(prediction)))
+    """
+
+    outside: Tensor  # of the latest backward pass
+
+    def enter(self, prediction: Tensor) -> Tensor:
+        """The prediction (N, …), as the decoder takes it."""
+        return _Enter.apply(prediction, self)
+
+    def leave(self, per_sample: Tensor) -> Tensor:
+        """The losses (N,), each of its own sample alone."""
+        return _Leave.apply(per_sample, self)
+
+
+class _Enter(torch.autograd.Function):
+    """The way into the decoder; gradients come out here."""
+
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, within: Float16Range) -> Tensor:
+        """Returns the prediction."""
+        ctx.within = within
+        return prediction.view_as(prediction)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """∂ loss_n/∂ prediction_n, times what loss_n is multiplied by."""
+        outside = ctx.within.outside.reshape(-1, *[1] * (grad.ndim - 1))
+        return (grad * (outside / FLOAT16_SCALE)).to(grad.dtype), None
+
+
+class _Leave(torch.autograd.Function):
+    """The way out of the decoder; gradients go in here."""
+
+    @staticmethod
+    def forward(ctx: Any, per_sample: Tensor, within: Float16Range) -> Tensor:
+        """Returns the losses."""
+        ctx.within = within
+        return per_sample.view_as(per_sample)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The scale, in place of what the losses are multiplied by."""
+        ctx.within.outside = grad
+        return torch.full_like(grad, FLOAT16_SCALE), None

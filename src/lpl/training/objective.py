@@ -15,7 +15,7 @@ from ..autoencoders import Autoencoder
 from ..config import ObjectiveConfig
 from ..diffusion.guidance import Denoiser
 from ..diffusion.paths import DDPM, DiffusionPath
-from ..losses.streaming import HandedBack, gradient_of
+from ..losses.streaming import FLOAT16_SCALE, HandedBack, gradient_of
 from ..losses.timesteps import Prediction, gated_weights, min_snr_weights
 from .terms import LatentPrediction, TermParts, Terms, TrainingBatch
 from .weighting import NonFiniteLoss, WeightedTerm
@@ -164,7 +164,7 @@ def _with_gradient_ratio(perceptual: Tensor, diffusion: Tensor, output: Tensor) 
     """
     if not perceptual.requires_grad:
         return perceptual, torch.zeros_like(perceptual)
-    gradient = gradient_of(perceptual, output, torch.float16)  # whatever type the term is computed in
+    gradient = gradient_of(perceptual, output, FLOAT16_SCALE)  # a term may compute in float16
     (below,) = torch.autograd.grad(diffusion, output, retain_graph=True)
     ratio = gradient.norm() / below.norm().clamp_min(torch.finfo(below.dtype).tiny)
     return HandedBack.apply(output, perceptual.detach(), gradient), ratio

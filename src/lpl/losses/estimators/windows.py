@@ -14,7 +14,7 @@ from torch import Tensor
 from ...autoencoders.receptive_field import receptive_field
 from ..gate import passing
 from ..moments import wide_type
-from ..normalization import masked_statistics
+from ..normalization import channel_norm, masked_statistics
 from ..perceptual import LatentPerceptualLoss, PerceptualTerms
 from .base import Estimator, scaled
 from .cut import CutFeatures, Span, Window
@@ -175,15 +175,13 @@ class RandomWindows(Estimator):
         That is ρ over the standard deviation, or over the norm over channels; and, so that a mean over all positions
         becomes one over those kept, the square root of their ratio.
         """
-        wide = wide_type(true.dtype)
         if self.loss.normalization == "target":
             _, std = masked_statistics(true, outliers, self.loss.variance_floor)
             scale = std.reciprocal()[..., None, None]
         elif self.loss.normalization == "unit":
-            norm = torch.linalg.vector_norm(window.of_whole(true, target), dim=1, keepdim=True, dtype=wide)
-            scale = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5).reciprocal()
+            scale = window.of_whole(channel_norm(true), target).reciprocal()
         else:
-            scale = true.new_ones((), dtype=wide)
+            scale = true.new_ones((), dtype=wide_type(true.dtype))
         if outliers is None:
             return scale, true.new_zeros(())
         if self.loss.reduction == "mean":
