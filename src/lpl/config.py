@@ -158,7 +158,7 @@ class EvaluationConfig(Section):
     reference_limit: PositiveInt | None = None
     neighbours: PositiveInt = 5  # k of precision, recall, density and coverage
     kid_subsets: PositiveInt = 50
-    kid_subset_size: PositiveInt = 500
+    kid_subset_size: Annotated[int, Field(ge=2)] = 500
     batch_size: PositiveInt = 64
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 import zoo
+from lpl.analysis import features
 from lpl.analysis.commands import analyze, calibrate
-from lpl.config import load_recipe
+from lpl.config import build_recipe, load_recipe
+from lpl.training import train
 
 app = typer.Typer()
 app.add_typer(analyze, name="analyze")
@@ -219,6 +223,11 @@ def test_calibrate(autoencoder: str, tmp_path: Path) -> None:
         (["perturbation", "photographs", *FAST, "--position=-1,0"], "(-1, 0) lies outside the latent"),
         (["perturbation", "photographs", *FAST, "--window-radius", "2"], "latents of 4×4 take 0 to 1"),
         (["perturbation", "photographs", *FAST, "--variance", "0"], "variance: got 0"),
+        (
+            ["features", "photographs", *FAST, "--device", "gpu"],
+            "device: got 'gpu', takes cpu, or a GPU that torch finds",
+        ),
+        (["features", "photographs", *FAST, "--device", "cuda:99"], "device: got 'cuda:99', takes cpu"),
     ],
 )
 def test_mistakes_are_named(autoencoder: str, tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -228,6 +237,54 @@ def test_mistakes_are_named(autoencoder: str, tmp_path: Path, arguments: list[st
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_computed(
+    autoencoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "study_features", lambda *_, **__: pytest.fail("computed"))
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        result = run("analyze", "features", autoencoder, "photographs", *FAST, "--output", str(output))
+        assert result.exit_code == 1
+        assert f"{tmp_path / 'file'} is a file; takes a folder" in " ".join(result.output.split())
+
+
+def test_a_denoiser_of_other_latents_is_refused(autoencoder: str, tmp_path: Path, trained: Trained) -> None:
+    own, other = trained(autoencoder, 32), trained(str(_another(tmp_path)), 32)
+    for run_folder, options, message in (
+        (other, FAST, "was trained on latents of another autoencoder"),
+        (own, ["--resolution", "64", "--limit", "3"], "resolution: got 64, latents of 8 × 8; "),
+    ):
+        result = run("calibrate", autoencoder, "photographs", *options, "--denoiser", str(run_folder))
+        assert result.exit_code == 1
+        assert message in " ".join(result.output.split())
+
+
+Trained = Callable[[str, int], Path]
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Trained:
+    """Trains a denoiser for a step in an autoencoder's latents."""
+
+    def train_in(autoencoder: str, resolution: int) -> Path:
+        values = {
+            "output": str(tmp_path / f"run-{Path(autoencoder).name}"),
+            "data": {"resolution": resolution, "limit": 4, "cache": str(tmp_path / f"cache-{Path(autoencoder).name}")},
+            "autoencoder": {"path": autoencoder},
+            "denoiser": {"preset": "T", "patch_size": 1},
+            "training": {"steps": 1, "batch_size": 2},
+        }
+        return train(build_recipe(values))
+
+    return train_in
+
+
+def _another(folder: Path) -> Path:
+    torch.manual_seed(1)
+    zoo.kl(levels=4).save_pretrained(folder / "another")
+    return folder / "another"
 
 
 def test_mistakes_of_calibrate_are_named(autoencoder: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lpl.evaluation import (
     read_metrics,
     sliced_wasserstein,
 )
+from lpl.evaluation.reference import Stratified
 
 Draw = Callable[..., torch.Tensor]
 Write = Callable[..., Path]
@@ -134,7 +135,7 @@ def test_baselines_are_measured_against_the_same_reference(random_pixels: Draw, 
     assert floor["notes"] == entry["notes"]
 
 
-def test_the_reference_is_limited_evenly_and_cached(random_pixels: Draw, sample_folder: Write, tmp_path: Path) -> None:
+def test_the_reference_is_limited_and_cached(random_pixels: Draw, sample_folder: Write, tmp_path: Path) -> None:
     run, reference = sample_folder(random_pixels(6)), Reference(as_images(random_pixels(40, seed=1)))
     cache = {"cache_dir": tmp_path / "cache", **QUIET}
     first = evaluate(run, EvaluationConfig(reference_limit=10), reference, **cache)
@@ -145,8 +146,21 @@ def test_the_reference_is_limited_evenly_and_cached(random_pixels: Draw, sample_
     assert again["results"] == first["results"]
     other = evaluate(run, EvaluationConfig(reference_limit=20), reference, **cache)
     assert other["provenance"]["reference"]["count"] == 20
-    spread = evaluate(run, EvaluationConfig(), reference.images[::4], **QUIET)
+    chosen = torch.stack(list(Stratified(reference.images, 10)))
+    spread = evaluate(run, EvaluationConfig(), chosen, **QUIET)
     assert spread["results"]["contrast_reference"] == first["results"]["contrast_reference"]
+
+
+def test_an_evaluation_that_ends_meanwhile_is_kept(random_pixels: Draw, sample_folder: Write) -> None:
+    run, theirs = sample_folder(random_pixels(6)), as_images(random_pixels(6, seed=1))
+    sample_folder(random_pixels(7, seed=2), "guided")
+
+    def interrupted() -> Iterator[torch.Tensor]:
+        evaluate(run, EvaluationConfig(), theirs, "guided", **QUIET)
+        yield from theirs
+
+    evaluate(run, EvaluationConfig(), interrupted(), **QUIET)
+    assert sorted(read_metrics(run)["sets"]) == ["default", "guided"]
 
 
 def test_a_cache_needs_to_know_the_reference(random_pixels: Draw, sample_folder: Write, tmp_path: Path) -> None:

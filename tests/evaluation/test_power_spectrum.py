@@ -79,7 +79,13 @@ def test_blur_lowers_the_high_frequencies_by_its_response() -> None:
 
 def test_what_is_below_the_rounding_of_a_png_counts_as_equal() -> None:
     assert log_spectral_distance(torch.full((8,), 1e-9), torch.zeros(8)) == 0
-    assert high_frequency_ratio(torch.zeros(16), torch.zeros(16), spectrum_frequencies(32)) == 0
+    assert high_frequency_ratio(torch.full((16,), 1e-9), torch.zeros(16), spectrum_frequencies(32)) == 1
+
+
+def test_smooth_images_have_as_much_detail_as_themselves() -> None:
+    ramp = torch.linspace(-0.5, 0.5, 32).expand(4, 3, 32, 32)
+    power = radial_power_spectrum(ramp).mean(dim=0)
+    assert high_frequency_ratio(power, power, spectrum_frequencies(32)) == pytest.approx(1, abs=1e-12)
 
 
 def test_bad_input_is_named() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from lpl.config import DataConfig
 from lpl.data.images import ImageSource, UnreadableImage
 from lpl.evaluation import ReferenceImages
-from lpl.evaluation.reference import EvenlySpaced, limited, readable
+from lpl.evaluation.reference import Stratified, limited, readable
 
 
 class Shades(ImageSource):
@@ -68,11 +68,26 @@ def test_corrupt_images_are_left_out_by_name() -> None:
 
 @pytest.mark.parametrize("limit", [1, 7, 30, 90, 100, 500])
 def test_a_limit_spreads_over_classes_that_lie_one_after_the_other(limit: int) -> None:
-    labels = [index // 30 for index in range(90)]
-    chosen = list(EvenlySpaced(labels, limit))
+    chosen = list(Stratified([index // 30 for index in range(90)], limit))
     assert len(chosen) == min(limit, 90)
     counts = Counter(chosen)
-    assert max(counts.values()) - min(counts.get(label, 0) for label in range(3)) <= 1
+    assert max(counts.values()) - min(counts.get(label, 0) for label in range(3)) <= 2
+
+
+@pytest.mark.parametrize("limit", [64, 96, 192, 768])
+def test_a_limit_takes_every_class_where_they_take_turns(limit: int) -> None:
+    """Every k-th image would be of a few classes, or of one, where k and their number have a common divisor."""
+    counts = Counter(Stratified([index % 12 for index in range(2304)], limit))
+    assert len(counts) == 12
+    assert max(counts.values()) < limit / 12 + 4 * (limit / 12) ** 0.5
+
+
+def test_a_limit_takes_the_same_images_every_time_and_none_twice() -> None:
+    chosen = list(Stratified(range(1000), 300))
+    assert chosen == list(Stratified(range(1000), 300))
+    assert chosen == sorted(set(chosen))
+    assert list(Stratified(range(7), 7)) == list(range(7))
+    assert list(Stratified([], 3)) == []
 
 
 def test_a_limit_on_an_iterator_takes_the_first() -> None:

@@ -232,7 +232,7 @@ def calibrate(
 
     with explained():
         job = _Job("calibration", autoencoder, subfolder, device, output)
-        run = None if denoiser is None else open_denoiser(denoiser, job.autoencoder)
+        run = None if denoiser is None else open_denoiser(denoiser, job.autoencoder, resolution)
         if run is None:
             predictions = _choice("prediction_type", prediction_type, ("epsilon", "v_prediction", "sample"))
             config = DiffusionConfig(path=_choice("path", path, ("flow_ot", "ddpm")), prediction_type=predictions)
@@ -266,12 +266,13 @@ class _Job:
         from .output import AnalysisFolder
 
         self.path, self.subfolder = path, subfolder
+        self.folder = AnalysisFolder(output or Path("analysis") / name, name)
+        _check_device(device)
         torch.backends.cudnn.allow_tf32 = False  # coarser than the errors and eigenvalues looked at
         try:
             self.autoencoder: Autoencoder = load_autoencoder(path, subfolder, device=device)
         except (ValueError, FileNotFoundError) as error:
             raise AnalysisError(f"autoencoder: {error}") from error
-        self.folder = AnalysisFolder(output or Path("analysis") / name, name)
 
     def open(
         self, data: str, resolution: int, limit: int, split: str, image_column: str, label_column: str | None = None
@@ -292,6 +293,19 @@ class _Job:
         for table in tables:
             console.print(table)
         console.print(f"Written: {written} and {len(self.folder.figures)} figures", markup=False, highlight=False)
+
+
+def _check_device(name: str) -> None:
+    """Refuses what is no device of this machine."""
+    import torch
+
+    from .inputs import AnalysisError
+
+    try:
+        torch.zeros((), device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device fails in its own way
+        reason = str(error).splitlines()[0]
+        raise AnalysisError(f"device: got {name!r}, takes cpu, or a GPU that torch finds here ({reason})") from error
 
 
 def _position(text: str) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..autoencoders import Autoencoder
 from ..data import to_pil
-from .inputs import Pictures
+from .inputs import AnalysisError, Pictures
 
 FORMAT = 1  # of the JSON files
 WEBP_SIDE = 16_383  # pixels, the most that the format has
@@ -33,10 +33,14 @@ class AnalysisFolder:
     Args:
         folder: where everything goes; made when the first file is written.
         name: of the analysis, and of its JSON file.
+
+    Raises:
+        AnalysisError: nothing can be written there.
     """
 
     def __init__(self, folder: str | Path, name: str) -> None:
         self.folder = Path(folder)
+        _refuse_unwritable(self.folder)
         self.name = name
         self.figures: dict[str, str] = {}
         self._start = time.monotonic()
@@ -161,3 +165,11 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raises where the folder, or the one above in which it would be made, can't be written."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "can't be written" if there.is_dir() else "is a file"
+        raise AnalysisError(f"output: {folder}: {there} {reason}; takes a folder, which may be missing")

@@ -170,24 +170,37 @@ class TrainedRun:
         return DenoiserPredictor(self.denoiser, path, labels, f"{self.name}, without classes")
 
 
-def open_denoiser(run: str | Path, autoencoder: Autoencoder) -> TrainedRun:
+def open_denoiser(run: str | Path, autoencoder: Autoencoder, resolution: int) -> TrainedRun:
     """Loads a run's denoiser.
 
+    Args:
+        run: its folder, or one of its checkpoints.
+        autoencoder: whose latents it is to denoise.
+        resolution: of the images, pixels a side.
+
     Raises:
-        AnalysisError: the folder has no complete checkpoint, or it was trained on latents of other channels.
+        AnalysisError: the folder has no complete checkpoint, or it was trained on other latents.
     """
-    from ..training.checkpoints import CheckpointError  # nothing else here needs the trainer
+    from ..training.checkpoints import CheckpointError, read_state  # nothing else here needs the trainer
     from ..training.loading import load_denoiser
 
     try:
         denoiser, recipe, information = load_denoiser(run, device=autoencoder.device)
     except CheckpointError as error:
         raise AnalysisError(f"denoiser: {error}") from error
-    channels = information["latent_shape"][0]
-    if channels != autoencoder.latent_channels:
+    trained, given = tuple(information["latent_shape"]), autoencoder.latent_shape(resolution)
+    if trained[0] != given[0]:
         raise AnalysisError(
-            f"denoiser: {run} was trained on latents of {channels} channels, this autoencoder has "
-            f"{autoencoder.latent_channels}"
+            f"denoiser: {run} was trained on latents of {trained[0]} channels, this autoencoder has {given[0]}"
+        )
+    latents = read_state(Path(information["checkpoint"]))["latents"]
+    same_precision = latents["precision"] == str(autoencoder.dtype).removeprefix("torch.")
+    if same_precision and latents["autoencoder"] != autoencoder.fingerprint():
+        raise AnalysisError(f"denoiser: {run} was trained on latents of another autoencoder, {recipe.autoencoder.path}")
+    if trained != given:
+        raise AnalysisError(
+            f"resolution: got {resolution}, latents of {given[1]} × {given[2]}; {run} was trained on {trained[1]} × "
+            f"{trained[2]}, at {recipe.data.resolution} pixels"
         )
     name = f"{Path(run).name}, step {information['step']}"
     return TrainedRun(denoiser, recipe, tuple(information["classes"]), name)

@@ -77,13 +77,13 @@ def evaluate(
         run_folder: the run's folder, with samples/SET/*.png and samples.json.
         config: extractor, neighbours, subsets, limit of the reference and batch size.
         reference_images: tensors (3, R, R) float in [-1, 1], as an iterable or a data set; tuples that begin with one
-            will do. Of a data set with a length, `config.reference_limit` takes images spread evenly over all of it; of
-            another iterable, the first ones.
+            will do. Of a data set with a length, `config.reference_limit` takes images from all over it; of another
+            iterable, the first ones.
         sample_set: folder below RUN/samples; also the key in metrics.json, where other sets stay as they are.
         reference_description: for people, such as "scenes-128, train"; by default `config.reference`.
         reference_fingerprint: hash of the reference images; by default what their method `fingerprint()` says, if any.
         baselines: more sets to compare with the reference, by name: {"reconstruction": the autoencoder's output on
-            held-out images} gives the distance below which no latent diffusion model can be expected to get.
+            as many images} gives the distance below which no latent diffusion model can be expected to get.
         measured_baselines: baselines as an earlier evaluation with the same settings returned them, taken over as they
             are.
         extractor: one that is already loaded, in place of `config.extractor`.
@@ -103,7 +103,7 @@ def evaluate(
     """
     start = time.monotonic()
     samples = open_samples(run_folder, sample_set)
-    metrics = read_metrics(run_folder)
+    read_metrics(run_folder)  # refuses what is not ours before anything takes long
     fingerprint = reference_fingerprint or _fingerprint_of(reference_images)
     if cache_dir is not None and fingerprint is None:
         raise ValueError("cache_dir: needs reference_fingerprint, or reference images with a method fingerprint()")
@@ -127,7 +127,7 @@ def evaluate(
         entry, count = _measure(job, bars)
     entry["baselines"] |= measured_baselines or {}
     entry["provenance"] = _provenance(job, count, time.monotonic() - start)
-    _write(metrics, Path(run_folder) / "metrics.json", sample_set, entry)
+    _write(Path(run_folder), sample_set, entry)
     return entry
 
 
@@ -195,7 +195,7 @@ def _reference_summary(job: _Job, bars: Progress, note: Callable[[str], object])
 
 
 def _cache_key(job: _Job) -> dict[str, Any]:
-    images = f"{job.fingerprint} {job.measures.config.reference_limit}"
+    images = f"{job.fingerprint} {job.measures.config.reference_limit} stratified"
     return summary_key(job.summaries, images, job.samples.resolution)
 
 
@@ -260,11 +260,15 @@ def _versions() -> dict[str, str]:
     return {"lpl": ours, "python": platform.python_version(), **others}
 
 
-def _write(metrics: dict[str, Any], file: Path, sample_set: str, entry: dict[str, Any]) -> None:
-    """Replaces the set's entry, keeps the others, and writes the file whole or not at all."""
+def _write(run: Path, sample_set: str, entry: dict[str, Any]) -> None:
+    """Replaces the set's entry, keeps the others, and writes the file whole or not at all.
+
+    The others are read now: another evaluation may have ended while this one measured.
+    """
     measures = {name: asdict(label) for name, label in all_labels().items()}
-    content = {"format": FORMAT, "measures": measures, "sets": {**metrics["sets"], sample_set: entry}}
+    file = run / "metrics.json"
     temporary = file.with_suffix(f".json.{os.getpid()}.tmp")
+    content = {"format": FORMAT, "measures": measures, "sets": {**read_metrics(run)["sets"], sample_set: entry}}
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, file)
 

@@ -15,6 +15,8 @@ from ..config import DataConfig
 from ..data.images import ImageSource, UnreadableImage
 from ..data.transforms import crop_and_resize
 
+CHOICE_SEED = 0  # of images where not all are taken: the same ones in every evaluation
+
 
 class ReferenceImages(Dataset[Tensor]):
     """A source's images as tensors, one crop each.
@@ -61,29 +63,37 @@ class Indexed(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-class EvenlySpaced:
-    """At most `limit` images of a data set, spread over all of it, for data sets are often sorted by class."""
+class Stratified:
+    """At most `limit` images of a data set, one at random from each of as many equal parts of it.
+
+    Data sets are often sorted by class, of which the first images would be a few; or their classes take turns, of which
+    every k-th image would be. The choice depends on the two numbers alone.
+    """
 
     def __init__(self, images: Indexed, limit: int) -> None:
-        self.images, self.limit = images, limit
+        self.images = images
+        count, total = min(limit, len(images)), len(images)
+        starts = torch.arange(count + 1) * total // max(count, 1)
+        within = torch.rand(count, generator=torch.Generator().manual_seed(CHOICE_SEED), dtype=torch.float64)
+        self.chosen = (starts[:-1] + within * starts.diff()).long().tolist()
 
     def __len__(self) -> int:
-        return min(self.limit, len(self.images))
+        return len(self.chosen)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Any:
         """Image `index` of those that are left."""
-        return self.images[index * len(self.images) // len(self)]
+        return self.images[self.chosen[index]]
 
 
 def limited(images: Iterable[Any] | Indexed, limit: int | None) -> Iterable[Any] | Indexed:
-    """The images, at most `limit` of them: spread evenly where they have a length, else the first ones."""
+    """The images, at most `limit` of them: from all over where they have a length, else the first ones."""
     if limit is None:
         return images
     if isinstance(images, Indexed):
-        return EvenlySpaced(images, limit)
+        return Stratified(images, limit)
     return itertools.islice(images, limit)
 
 

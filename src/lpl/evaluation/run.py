@@ -13,10 +13,8 @@ from ..autoencoders import Autoencoder, load_autoencoder
 from ..config import AutoencoderConfig, DataConfig, EvaluationConfig, Recipe, load_recipe
 from ..data import open_images
 from .evaluate import evaluate
-from .reference import EvenlySpaced, ReferenceImages, readable
-from .samples import SampleError
-
-RECONSTRUCTIONS = 512  # images at most: enough for a floor, and quick
+from .reference import ReferenceImages, Stratified, readable
+from .samples import SampleError, open_samples
 
 
 def evaluate_run(
@@ -31,8 +29,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Measures a run's samples against the images its recipe trains on, or holds out.
 
-    The autoencoder's reconstructions of reference images are measured beside the samples: no latent diffusion model in
-    that latent space can be expected to do better.
+    The autoencoder's reconstructions of reference images are measured beside the samples, as many as there are of
+    those, since distances depend on the number: no latent diffusion model in that latent space can be expected to do
+    better. Where the reference has fewer images there are fewer reconstructions, and their distances a little larger.
 
     Args:
         run: the run's folder.
@@ -56,6 +55,7 @@ def evaluate_run(
     config = config or recipe.evaluation
     source = open_images(recipe.data, holdout=config.reference == "holdout")
     images = ReferenceImages(source, recipe.data)
+    count = len(open_samples(run, sample_set))
     known = {} if reconstructions is None else {"reconstruction": reconstructions}
     return evaluate(
         run,
@@ -63,7 +63,7 @@ def evaluate_run(
         images,
         sample_set,
         reference_description=_describe(recipe.data, config.reference),
-        baselines={} if known else {"reconstruction": _reconstructions(images, recipe.autoencoder, device)},
+        baselines={} if known else {"reconstruction": _reconstructions(images, count, recipe.autoencoder, device)},
         measured_baselines=known,
         cache_dir=cache_dir,
         device=device,
@@ -71,9 +71,9 @@ def evaluate_run(
     )
 
 
-def _reconstructions(images: ReferenceImages, config: AutoencoderConfig, device: str) -> Reconstructions:
+def _reconstructions(images: ReferenceImages, count: int, config: AutoencoderConfig, device: str) -> Reconstructions:
     autoencoder = load_autoencoder(config.path, config.subfolder, getattr(torch, config.precision), device)
-    return Reconstructions(images, autoencoder, config.batch_size)
+    return Reconstructions(images, count, autoencoder, config.batch_size)
 
 
 def _describe(data: DataConfig, reference: str) -> str:
@@ -96,10 +96,10 @@ def recipe_of(run: str | Path) -> Recipe:
 
 
 class Reconstructions:
-    """What the autoencoder makes of images, spread evenly over a data set, encoded and decoded in batches."""
+    """What the autoencoder makes of `count` images from all over a data set, encoded and decoded in batches."""
 
-    def __init__(self, images: ReferenceImages, autoencoder: Autoencoder, batch_size: int) -> None:
-        self.images = EvenlySpaced(images, RECONSTRUCTIONS)
+    def __init__(self, images: ReferenceImages, count: int, autoencoder: Autoencoder, batch_size: int) -> None:
+        self.images = Stratified(images, count)
         self.autoencoder = autoencoder
         self.batch_size = batch_size
 

@@ -21,7 +21,8 @@ def radial_power_spectrum(images: Tensor) -> Tensor:
     """Power of the luminance by frequency, averaged over all directions.
 
     Each image's mean is taken out and a Hann window applied, so that neither the mean nor the jump between opposite
-    borders leaks into the other frequencies. White noise of variance v has power v at all of them.
+    borders leaks into the other frequencies. White noise of variance v has power v at all of them but the lowest, from
+    which the mean takes a third.
 
     Args:
         images: (B, 3, R, R) float in [-1, 1], R at least 4.
@@ -69,7 +70,7 @@ def high_frequency_ratio(samples: Tensor, reference: Tensor, frequencies: Tensor
 
     Args:
         samples: mean power by frequency, (F,).
-        reference: likewise, floored at the power of 8-bit rounding.
+        reference: likewise; both are floored at the power of 8-bit rounding.
         frequencies: cycles a pixel, (F,).
 
     Returns:
@@ -77,7 +78,8 @@ def high_frequency_ratio(samples: Tensor, reference: Tensor, frequencies: Tensor
     """
     _check_spectra(samples, reference)
     weights = torch.where(frequencies >= HIGH_FREQUENCY, frequencies, 0.0).double()
-    return ((weights @ samples.double()) / (weights @ reference.double().clamp_min(QUANTIZATION_POWER))).item()
+    ours, theirs = (weights @ power.double().clamp_min(QUANTIZATION_POWER) for power in (samples, reference))
+    return (ours / theirs).item()
 
 
 def _check_spectra(samples: Tensor, reference: Tensor) -> None:
