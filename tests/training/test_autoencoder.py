@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 
 import pytest
@@ -14,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from lpl.autoencoders import load_autoencoder
 from lpl.config import DataConfig, RecipeError, build_recipe, load_recipe
 from lpl.data import crop_and_resize, open_images
-from lpl.training import ResumeError
+from lpl.training import CheckpointError, ResumeError
 from lpl.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from lpl.training.autoencoder_run import AutoencoderRun, learning_rate
 from lpl.training.crops import CropMemory
@@ -27,6 +28,7 @@ from lpl.training.reconstruction import (
     pyramid_distance,
 )
 from lpl.training.recorder import TrainingInterrupted
+from lpl.training.run_folder import held
 
 TINY = {
     "data": {"resolution": 16},
@@ -194,6 +196,61 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path, finished):
         train_autoencoder(other)
 
 
+def stopped(recipe, monkeypatch, step=4):
+    """Trains until a signal comes after that step."""
+    advance = AutoencoderRun.advance
+
+    def interrupted(run):
+        advance(run)
+        if run.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderRun, "advance", interrupted)
+        with pytest.raises(TrainingInterrupted):
+            train_autoencoder(recipe)
+
+
+def test_carrying_on_with_other_images_is_refused(tmp_path, pictures, monkeypatch):
+    images = tmp_path / "images"
+    shutil.copytree(pictures / "train", images)
+    recipe = tiny_recipe(tmp_path / "run", data_source=str(images))
+    stopped(recipe, monkeypatch)
+    for path in images.rglob("*.png"):
+        Image.open(path).rotate(180).save(path)
+    with pytest.raises(ResumeError, match=r"step-00000004: what the recipe names in data\.source has changed since"):
+        train_autoencoder(recipe)
+    shutil.rmtree(images)
+    shutil.copytree(pictures / "train", images)
+    assert train_autoencoder(recipe).is_dir()
+
+
+def test_what_does_not_change_the_result_may_change(tmp_path, monkeypatch):
+    recipe = tiny_recipe(tmp_path)
+    stopped(recipe, monkeypatch)
+    training = recipe.training.model_copy(update={"log_every": 1, "checkpoint_every": 2})
+    renamed = recipe.model_copy(update={"name": "renamed", "training": training})
+    held_out = recipe.data.model_copy(update={"holdout": recipe.data.source})
+    with pytest.raises(ResumeError, match=r"data\.holdout was .* and is now"):  # the PSNR would be another's
+        train_autoencoder(renamed.model_copy(update={"data": held_out}))
+    train_autoencoder(renamed)
+    assert json.loads((tmp_path / "run.json").read_text())["name"] == "renamed"
+
+
+def test_checkpoints_that_can_not_be_read_are_not_overwritten(tmp_path, monkeypatch):
+    recipe = tiny_recipe(tmp_path)
+    stopped(recipe, monkeypatch)
+    (tmp_path / "checkpoints" / "step-00000004" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of the checkpoints there can be used"):
+        train_autoencoder(recipe)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_a_run_that_another_process_trains_is_refused(tmp_path):
+    with held(tmp_path), pytest.raises(ResumeError, match="another process is training this run"):
+        train_autoencoder(tiny_recipe(tmp_path))
+
+
 # --- recipes ---
 
 
@@ -208,6 +265,11 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path, finished):
         ({"crops": {"min_scale": 0}}, "crops.min_scale: got 0"),
         ({"reconstruction": {"discriminator_channels": 12}}, "reconstruction.discriminator_channels: got 12"),
         ({"denoiser": {"preset": "S"}}, "denoiser: no such key"),
+        (
+            {"data": {"crop": "random", "crops_per_image": 3}},
+            r"data.crop=random has no use here: .*crops\.min_scale.*; data.crops_per_image=3 has no use",
+        ),
+        ({"data": {"cache": "latents"}}, "data.cache=latents has no use here: .* no latents are cached; leave it out"),
     ],
 )
 def test_mistakes_in_a_recipe_are_refused(values, message):

@@ -113,8 +113,8 @@ def found(tmp_path_factory, tiny_autoencoder, tiny_images, latent_caches):
         "data": {"source": str(tiny_images), "resolution": 16},
         "autoencoder": {"path": str(tiny_autoencoder)},
         "denoiser": {"preset": "T", "patch_size": 1},
-        "objective": {"perceptual": {"weight": "matched"}},
-        "training": {"steps": 2, "batch_size": 8, "log_every": 1},
+        "objective": {"perceptual": {"weight": "matched", "matching_batches": 2}},
+        "training": {"steps": 3, "batch_size": 8, "log_every": 1},
     }
     recipe = build_recipe(values)
     smallest = ProcessProbe(recipe).peak(8)

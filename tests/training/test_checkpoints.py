@@ -112,6 +112,37 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert float(load_weights(latest_checkpoint(tmp_path), "raw")["w"][0]) == 7
 
 
+def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_written(tmp_path):
+    _save(tmp_path, 100)
+    _flip_a_byte(_save(tmp_path, 200))
+    newest = _save(tmp_path, 137, keep=1)
+    assert latest_checkpoint(tmp_path) == newest
+    assert not (tmp_path / "step-00000100").exists()
+    _save(tmp_path, 200, keep=1, value=7)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000200"]
+    assert float(load_weights(latest_checkpoint(tmp_path), "raw")["w"][0]) == 7
+
+
+def test_checkpoints_of_which_none_can_be_used_are_no_new_beginning(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert latest_checkpoint(folder) is None
+    _flip_a_byte(_save(folder, 1))
+    (_save(folder, 2) / "state.json").write_text('{"format": 2}', encoding="utf-8")
+    both = (
+        r"00002: state.json is not of format 1.*00001: model.safetensors is damaged.*delete this folder or give another"
+    )
+    for look in (lambda: latest_checkpoint(folder), lambda: resolve_checkpoint(tmp_path)):
+        with pytest.raises(CheckpointError, match=both):
+            look()
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    path = _save(tmp_path / "run" / "checkpoints", 1)
+    assert resolve_checkpoint("~/run") == resolve_checkpoint("~/run/checkpoints/step-00000001") == path
+
+
 def _write_for_ever(folder):
     torch.set_num_threads(1)
     for step in range(1, 1_000_000):

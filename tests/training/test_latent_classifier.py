@@ -15,6 +15,7 @@ from lpl.cli import classifier_recipe
 from lpl.config import LatentClassifierConfig
 from lpl.data import LatentCache
 from lpl.data.latents import CacheInfo, CacheKey
+from lpl.training import CheckpointError
 from lpl.training.latent_classifier import ClassifierError, load_latent_classifier
 from lpl.training.latent_classifier_run import ClassifierData, LatentClassifierRun, shifted
 from lpl.training.latent_classifier_training import classifier_of, train_latent_classifier
@@ -88,6 +89,12 @@ def test_stopped_and_resumed_it_is_the_one_that_never_stopped(caches, tmp_path, 
     other = config.model_copy(update={"width": 5})
     with pytest.raises(ClassifierError, match="training of another classifier"):
         train_latent_classifier(*caches, other, tmp_path / "stopped", torch.device("cpu"), progress=False)
+    state = tmp_path / "stopped.training" / "checkpoints" / "step-00000007" / "state.json"
+    whole_state = state.read_text()
+    state.write_text("")
+    with pytest.raises(CheckpointError, match="none of the checkpoints there can be used"):
+        train_latent_classifier(*caches, config, tmp_path / "stopped", torch.device("cpu"), progress=False)
+    state.write_text(whole_state)
     resumed = train_latent_classifier(*caches, config, tmp_path / "stopped", torch.device("cpu"), progress=False)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (resumed, whole))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
-from run_files import tensors_of
+from run_files import assert_same_result, tensors_of
 
 from lpl.training import CheckpointError, load_denoiser, train
+from lpl.training.checkpoints import latest_checkpoint, read_state
 
 LPL = {"weight": 0.3, "sigma_threshold": 2.0}
 
@@ -50,6 +52,40 @@ def test_post_training_from_averaged_weights_goes_on_with_their_average(tiny_rec
     assert len(names) > 10
     for name, value in tensors_of(second, "ema").items():
         torch.testing.assert_close(value, 0.75 * begun[name] + 0.25 * raw[name])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_resumed_run_began_where_it_began(tiny_recipe):
+    """Whatever became since of the run that it began from."""
+    first = train(tiny_recipe("first"))
+    settings = {"training__initial_checkpoint": str(first)}
+    whole = train(tiny_recipe("whole", **settings, training__steps=6))
+    second = train(tiny_recipe("second", **settings, training__steps=2))
+    train(tiny_recipe("first", training__steps=8))
+    begun = str(first / "checkpoints" / "step-00000004")
+    train(tiny_recipe("second", **settings, training__steps=4))
+    shutil.rmtree(first)
+    train(tiny_recipe("second", **settings, training__steps=6))
+    assert json.loads((second / "run.json").read_text())["initial_checkpoint"] == begun
+    assert read_state(latest_checkpoint(second / "checkpoints"))["initial_checkpoint"] == begun
+    assert_same_result(second, whole)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_term_that_compares_in_the_start_is_resumed_with_that_very_one(tiny_recipe):
+    first = train(tiny_recipe("first"))
+    settings = {
+        "training__initial_checkpoint": str(first),
+        "objective__perceptual": {"kind": "self_perceptual", "depth": 1},
+    }
+    whole = train(tiny_recipe("whole", **settings, training__steps=4))
+    second = train(tiny_recipe("second", **settings, training__steps=2))
+    train(tiny_recipe("first", training__steps=6, training__keep_checkpoints=5))
+    train(tiny_recipe("second", **settings, training__steps=4))
+    assert_same_result(second, whole)
+    shutil.rmtree(first / "checkpoints" / "step-00000004")
+    with pytest.raises(CheckpointError, match=r"step-00000004: is not complete.* goes on comparing .* put it back"):
+        train(tiny_recipe("second", **settings, training__steps=6))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,3 +42,10 @@ def test_previews_may_be_asked_for_when_a_run_is_resumed(tiny_recipe):
     train(tiny_recipe(training__steps=2))
     run = train(tiny_recipe(training__steps=4, training__sample_every=3, sampling__count=2, sampling__steps=2))
     assert [path.name for path in (run / "previews").iterdir()] == ["step-00000003"]
+
+
+def test_a_class_that_no_preview_can_show_is_refused_before_training(tiny_recipe):
+    recipe = tiny_recipe(training__sample_every=3, sampling__labels=[99])
+    with pytest.raises(ValueError, match=r"sampling\.labels: got 99, this run takes 0 to 1"):
+        train(recipe)
+    assert not Path(recipe.output).exists()

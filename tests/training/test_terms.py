@@ -169,7 +169,9 @@ def test_published_weights_are_chosen_by_the_latents(monkeypatch):
 
     def package(encoder, augment, verbose):
         made.append(encoder)
-        return types.SimpleNamespace(net=nn.Conv2d(4, 2, 1), lins=[nn.Conv2d(2, 1, 1, bias=False)])
+        weights = nn.Conv2d(2, 1, 1, bias=False).requires_grad_(False)
+        weights.weight.abs_()  # as published ones are
+        return types.SimpleNamespace(net=nn.Conv2d(4, 2, 1), lins=[weights])
 
     monkeypatch.setitem(sys.modules, "elatentlpips", types.SimpleNamespace(ELatentLPIPS=package))
 

@@ -1,6 +1,7 @@
 """Distilling a tiny decoder: what it learns, in which latents, and what it saves."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -153,6 +154,33 @@ def test_a_stopped_run_resumes_to_the_same_weights(pictures, tmp_path, monkeypat
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_carrying_on_with_another_full_autoencoder_is_refused(pictures, tmp_path, monkeypatch):
+    full = tmp_path / "full"
+    zoo.make("stable_diffusion").save_pretrained(full)
+    recipe = recipe_of(pictures, tmp_path / "run", autoencoder={"path": str(full)})
+    advance = TinyDecoderRun.advance
+
+    def killed(run):
+        if run.step == 4:
+            raise KeyboardInterrupt
+        advance(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyDecoderRun, "advance", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny_decoder(recipe)
+    shutil.copytree(full, tmp_path / "first")
+    other = zoo.make("stable_diffusion")
+    with torch.no_grad():
+        other.decoder.conv_out.bias += 1
+    other.save_pretrained(full)
+    with pytest.raises(ResumeError, match=r"what the recipe names in autoencoder\.path has changed since"):
+        train_tiny_decoder(recipe)
+    shutil.rmtree(full)
+    (tmp_path / "first").rename(full)
+    assert train_tiny_decoder(recipe).is_dir()
+
+
 def test_another_recipe_in_the_same_folder_is_refused(finished):
     recipe, result = finished
     assert train_tiny_decoder(recipe) == result
@@ -166,6 +194,8 @@ def test_another_recipe_in_the_same_folder_is_refused(finished):
         ({"distillation": {"encoder_weight": 0}}, "distillation.encoder_weight: got 0"),
         ({"distillation": {"pixels": "l1"}}, "did you mean distillation.pixel"),
         ({"training": {"statistics_images": 8}}, "training.statistics_images: no such key"),
+        ({"autoencoder": {"batch_size": 8}}, r"autoencoder.batch_size=8 has no use here: training\.batch_size says"),
+        ({"data": {"crop": "random"}}, "data.crop=random has no use here"),
     ],
 )
 def test_mistakes_in_a_recipe_are_refused(values, message):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,7 +24,6 @@ from ..config import dump_recipe
 from ..data import DataError, ImageSource, UnreadableImage, crop_and_resize, open_images, seeded_generator, to_pil
 from .autoencoder_recipe import AutoencoderRecipe
 from .autoencoder_run import AutoencoderRun, latent_statistics, learning_rate
-from .checkpoints import latest_checkpoint
 from .clock import StopSignals, TrainingClock
 from .crops import CropMemory
 from .display import TrainingDisplay, say, say_where_slow
@@ -33,7 +31,16 @@ from .ema import EMA
 from .metrics import MetricsLog, TermWindow
 from .reconstruction import psnr
 from .recorder import TrainingInterrupted
-from .run_folder import ResumeError, differences, hardware, peak_memory, timestamp, versions, write_text
+from .run_folder import (
+    checkpoint_of,
+    hardware,
+    held,
+    peak_memory,
+    refuse_another,
+    timestamp,
+    versions,
+    write_text,
+)
 from .tiny_decoder_recipe import TinyDecoderRecipe
 
 STATISTICS_STEP = 0  # training steps count from 1, so the crops for the statistics are none of theirs
@@ -59,30 +66,41 @@ def train_autoencoder(recipe: AutoencoderRecipe) -> Path:
         training latents, (z − shift) · scaling, zero mean and unit variance.
 
     Raises:
-        ResumeError: the run's folder holds a run of another recipe.
+        ResumeError: the run's folder holds a run of another recipe or other images, or another process trains there.
+        CheckpointError: it holds checkpoints, and none can be used.
         DataError: the images can't be opened, none is readable, or no held-out ones are named.
         TrainingDiverged: the loss became NaN or infinite.
         TrainingInterrupted: a signal asked it to stop.
     """
-    folder = recipe.folder
-    result = folder / "autoencoder"
-    refuse_another(folder, recipe)
-    if result.is_dir():
-        say(f"{result}: is complete already")
-        return result
-    heldout = HeldOut(recipe)
+    result = recipe.folder / "autoencoder"
+    with held(recipe.folder):
+        refuse_another(recipe.folder, recipe)
+        if result.is_dir():
+            say(f"{result}: is complete already")
+        else:
+            _train(recipe, recipe.folder)
+    return result
+
+
+def _train(recipe: AutoencoderRecipe, folder: Path) -> None:
+    """Trains from the newest checkpoint, or from the start, to the end."""
     source = open_images(recipe.data)
-    images = (image for image, _ in readable(source, range(len(source))))
-    run = AutoencoderRun(recipe, CropMemory(images, recipe.data.resolution, recipe.crops.min_scale, recipe.data.flip))
-    checkpoint = latest_checkpoint(folder / "checkpoints")
+    contents = {"data.source": source.fingerprint()}
+    checkpoint = checkpoint_of(folder, contents)
+    heldout = HeldOut(recipe)
+    run = AutoencoderRun(recipe, training_crops(recipe, source), contents)
     if checkpoint is not None:
         run.restore(checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     seconds = run_steps(run, folder, heldout)
     _finish(run, folder, heldout, seconds)
     shutil.rmtree(folder / "checkpoints")
-    return result
+
+
+def training_crops(recipe: AutoencoderRecipe | TinyDecoderRecipe, source: ImageSource) -> CropMemory:
+    """The training images in memory, to be cut as the recipe says."""
+    images = (image for image, _ in readable(source, range(len(source))))
+    return CropMemory(images, recipe.data.resolution, recipe.crops.min_scale, recipe.data.flip)
 
 
 class Steps(Protocol):
@@ -102,7 +120,7 @@ class Steps(Protocol):
 
 
 class HeldOut:
-    """Held-out images, cut as the recipe's `data` says, and how well an autoencoder reconstructs them.
+    """Held-out images, of which the central square is taken, and how well an autoencoder reconstructs them.
 
     Args:
         recipe: names the images, and how many of them to take at random.
@@ -276,17 +294,6 @@ def sheet(images: Tensor, reconstructions: Tensor) -> Image.Image:
         sheet.paste(to_pil(images[index]), (column * size, 2 * row * size))
         sheet.paste(to_pil(reconstructions[index]), (column * size, (2 * row + 1) * size))
     return sheet
-
-
-def refuse_another(folder: Path, recipe: AutoencoderRecipe | TinyDecoderRecipe) -> None:
-    """Raises where the folder belongs to a run of another recipe."""
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        return
-    changed = list(differences(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(dump_recipe(recipe))))
-    if changed:
-        listed = "; ".join(f"{key} was {before!r} and is now {now!r}" for key, before, now in changed)
-        raise ResumeError(f"{folder}: holds a run of another recipe: {listed}; set them back, or give another output")
 
 
 def readable(source: ImageSource, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:

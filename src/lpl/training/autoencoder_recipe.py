@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,9 +35,39 @@ class ArchitectureConfig(Section):
 
 
 class CropConfig(Section):
-    """How training crops are cut from the images; held-out images are cut as `data` says."""
+    """How training crops are cut from the images; of held-out images the central square is taken."""
 
     min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest crop as a share of an image's short side
+
+
+_CROPS = "every training step cuts its own random crops, as crops.min_scale says, and of held-out images the centre"
+# Keys of the section `data` that say how latents are cached, and what there is instead.
+UNUSED_DATA = {
+    "data.crop": _CROPS,
+    "data.crops_per_image": _CROPS,
+    "data.cache": "images are kept in memory, and no latents are cached",
+}
+
+
+def refuse_unused(recipe: Section, unused: Mapping[str, str]) -> None:
+    """Refuses keys that nothing reads here, where they are given other values than their defaults.
+
+    Args:
+        recipe: that has them.
+        unused: dotted keys, and what there is instead.
+
+    Raises:
+        ValueError: keys have been set; the message lists all of them.
+    """
+    problems = []
+    for key, instead in unused.items():
+        name, _, field = key.partition(".")
+        section = getattr(recipe, name)
+        value = getattr(section, field)
+        if value != type(section).model_fields[field].default:
+            problems.append(f"{key}={value} has no use here: {instead}; leave it out")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 class ReconstructionConfig(Section):
@@ -95,6 +126,7 @@ class AutoencoderRecipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> AutoencoderRecipe:
+        refuse_unused(self, UNUSED_DATA)
         factor = self.architecture.downsampling
         if self.data.resolution % factor:
             raise ValueError(
@@ -106,4 +138,4 @@ class AutoencoderRecipe(Section):
     @property
     def folder(self) -> Path:
         """Where the run's files go."""
-        return Path(self.output) if self.output else Path("runs") / self.name
+        return Path(self.output).expanduser() if self.output else Path("runs") / self.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,13 @@ class AutoencoderRun:
     Args:
         recipe: what to train, and how.
         memory: the training images.
+        contents: fingerprints that checkpoints record, see `checkpoint_of`.
     """
 
-    def __init__(self, recipe: AutoencoderRecipe, memory: CropMemory) -> None:
+    def __init__(self, recipe: AutoencoderRecipe, memory: CropMemory, contents: Mapping[str, str]) -> None:
         self.recipe = recipe
         self.memory = memory
+        self.contents = dict(contents)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
@@ -136,7 +138,7 @@ class AutoencoderRun:
         for (name, network), optimizer in zip(self._networks(), self._optimizers, strict=True):
             tensors[f"{name}-optimizer"] = flatten_optimizer(optimizer, network)
         tensors["discriminator"] = self.discriminator.state_dict()
-        state = {"seconds": self.clock.seconds, "window": self.window.state_dict()}
+        state = {"seconds": self.clock.seconds, "window": self.window.state_dict(), "contents": self.contents}
         return save_checkpoint(folder, self.step, tensors, state, keep=1)
 
     def restore(self, checkpoint: Path) -> None:

@@ -46,7 +46,9 @@ def save_checkpoint(
     keep: int,
     keep_every: int | None = None,
 ) -> Path:
-    """Writes checkpoint `step`, then removes all but the newest `keep` complete ones.
+    """Writes checkpoint `step`, then removes all but the newest `keep` complete ones up to it.
+
+    Later ones, which this run found damaged when it resumed, count for nothing; each is replaced when its step comes.
 
     Args:
         folder: RUN/checkpoints, made where it is missing.
@@ -75,14 +77,15 @@ def save_checkpoint(
     content = {"format": FORMAT, "step": step, **state, "files": files}
     (temporary / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
     for path in temporary.iterdir():
-        _sync(path)
-    _sync(temporary)
+        sync(path)
+    sync(temporary)
     if final.exists():  # an earlier session's, found damaged when this one resumed
         _remove(final)
     os.replace(temporary, final)
-    _sync(folder)
-    for old in complete_checkpoints(folder)[:-keep]:
-        if keep_every is None or int(old.name.removeprefix("step-")) % keep_every:
+    sync(folder)
+    earlier = [path for path in complete_checkpoints(folder) if _step(path) < step]
+    for old in [*earlier, final][:-keep]:
+        if keep_every is None or _step(old) % keep_every:
             _remove(old)
     return final
 
@@ -93,9 +96,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     What is not complete is logged as a warning with the reason, and ignored.
     """
     found = []
-    for path in sorted(folder.glob("step-*")):
-        if not path.is_dir() or not _NAME.fullmatch(path.name):
-            continue
+    for path in _named(folder):
         try:
             read_state(path)
         except CheckpointError as error:
@@ -106,14 +107,28 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in RUN/checkpoints whose checksums all hold, or None where there is none."""
-    for path in reversed(complete_checkpoints(folder)):
+    """The newest checkpoint in RUN/checkpoints whose checksums all hold, or None where there is not a single one.
+
+    Newer ones that are damaged are logged as warnings with the reason.
+
+    Raises:
+        CheckpointError: there are some, and none can be used. A run that began anew would overwrite them.
+    """
+    problems: list[CheckpointError] = []
+    for path in reversed(_named(folder)):
         try:
             verify(path)
         except CheckpointError as error:
-            logger.warning("ignored: %s", error)
+            problems.append(error)
         else:
+            for problem in problems:
+                logger.warning("ignored: %s", problem)
             return path
+    if problems:
+        raise CheckpointError(
+            f"{folder}: none of the checkpoints there can be used: {'; '.join(map(str, problems))}. Put back what is "
+            "missing; or, to train from the beginning, delete this folder or give another output"
+        )
     return None
 
 
@@ -123,7 +138,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such folder, it is damaged, or the run has no complete checkpoint.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if (path / STATE).is_file() or _NAME.fullmatch(path.name):
         verify(path)
         return path
@@ -259,6 +274,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _named(folder: Path) -> list[Path]:
+    """The folders in RUN/checkpoints that carry a checkpoint's name, in the order of their steps."""
+    return sorted((path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def _remove(checkpoint: Path) -> None:
     """Takes away the name before the files, so that half a checkpoint never carries it."""
     doomed = checkpoint.with_name(f"{_TEMPORARY}removed-{checkpoint.name}")
@@ -274,11 +298,11 @@ def _checksum(path: Path) -> int:
     return value
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Brings a file or a folder's entries to the disk."""
     if os.name == "nt" and path.is_dir():  # Windows can't open folders
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs only what may be written
     try:
         os.fsync(descriptor)
     finally:

@@ -7,9 +7,17 @@ from typing import Any, Literal
 
 import torch
 
-from ..config import Recipe
+from ..config import CustomTermConfig, Recipe, SelfPerceptualConfig
 from ..denoisers import ClassConditionalMMDiT
-from .checkpoints import CheckpointError, initialize, load_weights, read_state, resolve_checkpoint, trained_recipe
+from .checkpoints import (
+    CheckpointError,
+    initialize,
+    load_weights,
+    read_state,
+    resolve_checkpoint,
+    trained_recipe,
+    verify,
+)
 
 
 def build_denoiser(recipe: Recipe, num_classes: int, latent_shape: tuple[int, int, int]) -> ClassConditionalMMDiT:
@@ -56,6 +64,35 @@ def initial_checkpoint(recipe: Recipe) -> Path | None:
                 "would mean something else"
             )
     return checkpoint
+
+
+def compares_in_the_start(recipe: Recipe) -> bool:
+    """Whether a term of the objective is, or may be, made from the weights that training starts from."""
+    return any(isinstance(term, SelfPerceptualConfig | CustomTermConfig) for term in recipe.objective.terms.values())
+
+
+def resumed_initial_checkpoint(recipe: Recipe, checkpoint: Path) -> Path | None:
+    """The checkpoint that a run which is resumed did begin from; where no term compares in it, it may be gone.
+
+    `training.initial_checkpoint` may have newer ones by now.
+
+    Args:
+        recipe: of the run.
+        checkpoint: from which it is resumed.
+
+    Raises:
+        CheckpointError: a term compares in the initial checkpoint's weights, and it is gone or damaged.
+    """
+    recorded = read_state(checkpoint).get("initial_checkpoint")
+    if recorded is not None and compares_in_the_start(recipe):
+        try:
+            verify(Path(recorded))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}. {checkpoint} was trained from it, with an objective that goes on comparing in its weights: "
+                "put it back, or give a new run another output"
+            ) from None
+    return None if recorded is None else Path(recorded)
 
 
 def load_initial_weights(denoiser: ClassConditionalMMDiT, checkpoint: Path, weights: Literal["raw", "ema"]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import LplError
+from .run_folder import write_text
 from .terms import Terms
 
 Row = dict[str, float]
@@ -139,9 +140,7 @@ def truncate_metrics(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:

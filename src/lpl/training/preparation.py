@@ -25,10 +25,17 @@ from .checkpoints import read_state
 from .display import say_where_slow
 from .ema import EMA
 from .latent_classifier_training import classifier_of
-from .loading import build_denoiser, initial_checkpoint, load_initial_weights
+from .loading import (
+    build_denoiser,
+    compares_in_the_start,
+    initial_checkpoint,
+    load_initial_weights,
+    resumed_initial_checkpoint,
+)
 from .metrics import TermWindow
 from .objective import Objective
 from .run_folder import ResumeError, RunFolder, hardware
+from .sampling import sample_labels
 from .state import TrainingState
 from .terms import TermParts
 
@@ -61,23 +68,30 @@ def prepare(
 
     Raises:
         ResumeError: the checkpoint is of other latents, or of steps of another size.
+        CheckpointError: the initial checkpoint can't be used, where training begins or a term compares in its weights.
+        ValueError: previews are asked for, of a class that the images don't have.
     """
     device, training = accelerator.device, recipe.training
     say_where_slow(_precisions(recipe), run.write)
-    start = initial_checkpoint(recipe)
+    start = initial_checkpoint(recipe) if checkpoint is None else resumed_initial_checkpoint(recipe, checkpoint)
     path = make_path(recipe.diffusion)
     codec = _load_autoencoder(recipe, recipe.autoencoder.precision, device)
     latent_shape = codec.latent_shape(recipe.data.resolution)
-    denoiser = build_denoiser(recipe, len(open_images(recipe.data).classes), latent_shape)
-    if start is not None:
+    classes = open_images(recipe.data).classes
+    if training.sample_every is not None:
+        sample_labels(recipe.sampling, classes)
+    denoiser = build_denoiser(recipe, len(classes), latent_shape)
+    origin = None
+    if start is not None and (checkpoint is None or compares_in_the_start(recipe)):
         load_initial_weights(denoiser, start, training.initial_weights)
+        origin = _weights_name(start, training.initial_weights)
     denoiser.to(device).train()
     parts = TermParts(
         path=path,
         autoencoder=codec,
         decoder=_decoder(recipe, codec),
         denoiser=denoiser,
-        origin=_weights_name(start, training.initial_weights) if start is not None else None,
+        origin=origin,
         classifier=partial(_classifier, recipe, accelerator, codec),
         device=device,
     )

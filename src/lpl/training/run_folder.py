@@ -1,21 +1,29 @@
-"""A run's folder: its recipe, run.json, and whether a run may be resumed with a recipe."""
+"""A run's folder: its recipe, run.json, who trains in it, and whether a run may be resumed with a recipe."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
-from ..config import Recipe, dump_recipe
+from ..config import Recipe, dump_recipe, load_recipe
 from ..errors import LplError
-from .checkpoints import latest_checkpoint, read_state, trained_recipe
+from ..sections import Section
+from .checkpoints import latest_checkpoint, read_state, sync, trained_recipe
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"  # in a run's folder; held by the process that trains there
 
 # Keys that a resumed run may change: they say where files go, how often something is written, what is done with the
 # weights afterwards, or how the same numbers are computed. All others change what is trained.
@@ -38,6 +46,8 @@ FREE_KEYS = frozenset(
     }
 )
 FREE_SECTIONS = ("sampling.", "evaluation.")
+# Of an autoencoder or a tiny decoder that is trained, the PSNR on held-out images is part of the result.
+MEASURED_ON = frozenset({"data.holdout", "data.holdout_split"})
 
 
 class ResumeError(LplError, RuntimeError):
@@ -62,13 +72,18 @@ class RunFolder:
         """Where the checkpoints lie."""
         return self.path / "checkpoints"
 
+    def held(self) -> AbstractContextManager[None]:
+        """See `held`; processes that only read hold nothing."""
+        return held(self.path) if self.write else nullcontext()
+
     def checkpoint(self, resume: bool) -> Path | None:
         """The checkpoint to resume from, or None for a run that begins.
 
         Raises:
             ResumeError: the folder holds a run of another recipe, or one that may not be resumed.
+            CheckpointError: it holds checkpoints, and none can be used.
         """
-        checkpoint = latest_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+        checkpoint = latest_checkpoint(self.checkpoints)
         if checkpoint is None:
             return None
         if not resume:
@@ -112,10 +127,52 @@ class RunFolder:
 
     @property
     def information(self) -> dict[str, Any]:
-        """The content of run.json; empty where there is none."""
+        """The content of run.json; empty where there is none, or, with a warning, where it can't be read."""
         path = self.path / "run.json"
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # no JSON, or no text at all
+            logger.warning("%s: is damaged (%s); what it said of earlier sessions is lost", path, error)
+            return {}
         return content
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a run's folder, which is made where it is missing.
+
+    On file systems without locks there is a warning, and nothing is held. A folder that was made and is empty when the
+    block ends, because of a mistake in the recipe for instance, is removed.
+
+    Raises:
+        ResumeError: another process trains there.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:  # an OSError, too
+        raise ResumeError(
+            f"{folder}: another process is training this run; wait until it ends, or give this one another output"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        logger.warning("%s: can't be locked (%s); take care that no other process trains this run", folder, error)
+    try:
+        yield
+    finally:
+        if made:
+            _remove_where_empty(folder)
+        lock.release()
+
+
+def _remove_where_empty(folder: Path) -> None:
+    with suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def refuse_changes(run: Path, trained: Recipe, recipe: Recipe, step: int) -> None:
@@ -130,15 +187,64 @@ def refuse_changes(run: Path, trained: Recipe, recipe: Recipe, step: int) -> Non
     Raises:
         ResumeError: keys differ that change what is trained; the message lists them with both values.
     """
-    both = trained.model_dump(mode="json"), recipe.model_dump(mode="json")
-    changed = {key: values for key, *values in differences(*both) if not _free(key)}
+    changed = {key: values for key, *values in _changes(trained, recipe) if not _free(key)}
     if "training.steps" in changed and recipe.training.schedule == "constant":
         if recipe.training.steps < step:
             raise ResumeError(f"{run}: is at step {step} already, beyond training.steps={recipe.training.steps}")
         del changed["training.steps"]
+    hint = " (it may change with training.schedule=constant only)" if "training.steps" in changed else ""
+    _refuse(run, changed, hint)
+
+
+def refuse_another(folder: Path, recipe: Section) -> None:
+    """Refuses a folder that holds a run of another autoencoder or tiny decoder, finished or not.
+
+    Args:
+        folder: of the run.
+        recipe: the one given now.
+
+    Raises:
+        ResumeError: keys differ that change the result; the message lists them with both values.
+        RecipeError: the recipe in the folder can't be read.
+    """
+    path = folder / "recipe.yaml"
+    if path.is_file():
+        changes = _changes(load_recipe(path, (), type(recipe)), recipe)
+        _refuse(folder, {key: values for key, *values in changes if key in MEASURED_ON or not _free(key)})
+
+
+def checkpoint_of(folder: Path, contents: Mapping[str, str]) -> Path | None:
+    """The checkpoint with which an autoencoder or a tiny decoder carries on, or None where it begins.
+
+    Args:
+        folder: of the run.
+        contents: fingerprints of what the recipe only names, by the recipe's key; checkpoints hold them as "contents".
+
+    Raises:
+        ResumeError: something else lies now where the recipe names it.
+        CheckpointError: there are checkpoints, and none can be used.
+    """
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is None:
+        return None
+    before = read_state(checkpoint).get("contents", {})  # those of earlier versions have none
+    changed = [key for key, value in contents.items() if before.get(key, value) != value]
+    if changed:
+        raise ResumeError(
+            f"{checkpoint}: what the recipe names in {' and '.join(changed)} has changed since; put it back as it was, "
+            "or give the new run another output"
+        )
+    return checkpoint
+
+
+def _changes(before: Section, now: Section) -> Iterator[tuple[str, Any, Any]]:
+    return differences(before.model_dump(mode="json"), now.model_dump(mode="json"))
+
+
+def _refuse(run: Path, changed: Mapping[str, Any], hint: str = "") -> None:
+    """Raises where there are keys that differ, each with both values."""
     if changed:
         listed = "; ".join(f"{key} was {before!r} and is now {now!r}" for key, (before, now) in changed.items())
-        hint = " (it may change with training.schedule=constant only)" if "training.steps" in changed else ""
         raise ResumeError(
             f"{run}: holds a run of another recipe: {listed}{hint}; set them back, or give the new run another output"
         )
@@ -159,10 +265,12 @@ def _free(key: str) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a small file in one step, so that no reader ever finds half of it."""
+    """Replaces a small file in one step, so that nobody ever finds half of it, even after a power cut."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, encoding="utf-8")
+    sync(temporary)  # else the name might reach the disk before the content
     os.replace(temporary, path)
+    sync(path.parent)
 
 
 def timestamp() -> str:

@@ -23,16 +23,13 @@ from .autoencoder import (
     HeldOut,
     parameter_count,
     publish,
-    readable,
     record_finished,
-    refuse_another,
     run_steps,
     sheet,
+    training_crops,
 )
-from .checkpoints import latest_checkpoint
-from .crops import CropMemory
 from .display import say
-from .run_folder import write_text
+from .run_folder import checkpoint_of, held, refuse_another, write_text
 from .tiny_decoder_recipe import TinyDecoderRecipe
 from .tiny_decoder_run import TinyDecoderRun
 
@@ -51,34 +48,39 @@ def train_tiny_decoder(recipe: TinyDecoderRecipe) -> Path:
         gives latents as the full autoencoder's diffusion model sees them.
 
     Raises:
-        ResumeError: the run's folder holds a run of another recipe.
+        ResumeError: the run's folder holds a run of another recipe, of other images or of another full autoencoder, or
+            another process trains there.
+        CheckpointError: it holds checkpoints, and none can be used.
         DataError: the images can't be opened, none is readable, or no held-out ones are named.
         ValueError: a resolution that the full autoencoder does not take.
         TrainingDiverged: the loss became NaN or infinite.
         TrainingInterrupted: a signal asked it to stop.
     """
-    folder = recipe.folder
-    result = folder / "autoencoder"
-    refuse_another(folder, recipe)
-    if result.is_dir():
-        say(f"{result}: is complete already")
-        return result
+    result = recipe.folder / "autoencoder"
+    with held(recipe.folder):
+        refuse_another(recipe.folder, recipe)
+        if result.is_dir():
+            say(f"{result}: is complete already")
+        else:
+            _train(recipe, recipe.folder)
+    return result
+
+
+def _train(recipe: TinyDecoderRecipe, folder: Path) -> None:
+    """Distils from the newest checkpoint, or from the start, to the end."""
     full = _full_autoencoder(recipe)
     full.latent_shape(recipe.data.resolution)  # refuses a resolution that it can't encode
-    heldout = HeldOutDecodes(recipe, full)
     source = open_images(recipe.data)
-    images = (image for image, _ in readable(source, range(len(source))))
-    memory = CropMemory(images, recipe.data.resolution, recipe.crops.min_scale, recipe.data.flip)
-    run = TinyDecoderRun(recipe, full, memory)
-    checkpoint = latest_checkpoint(folder / "checkpoints")
+    contents = {"data.source": source.fingerprint(), "autoencoder.path": full.fingerprint()}
+    checkpoint = checkpoint_of(folder, contents)
+    heldout = HeldOutDecodes(recipe, full)
+    run = TinyDecoderRun(recipe, full, training_crops(recipe, source), contents)
     if checkpoint is not None:
         run.restore(checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     seconds = run_steps(run, folder, heldout)
     _finish(run, folder, heldout, seconds)
     shutil.rmtree(folder / "checkpoints")
-    return result
 
 
 def _full_autoencoder(recipe: TinyDecoderRecipe) -> Autoencoder:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import model_validator
+
 from ..config import (
     AutoencoderConfig,
     DataConfig,
@@ -14,7 +16,9 @@ from ..config import (
     PositiveInt,
     Section,
 )
-from .autoencoder_recipe import CropConfig, OptimisationConfig
+from .autoencoder_recipe import UNUSED_DATA, CropConfig, OptimisationConfig, refuse_unused
+
+UNUSED = {**UNUSED_DATA, "autoencoder.batch_size": "training.batch_size says how many images are encoded at once"}
 
 
 class TinyArchitectureConfig(Section):
@@ -49,7 +53,12 @@ class TinyDecoderRecipe(Section):
     distillation: DistillationConfig = DistillationConfig()
     training: OptimisationConfig = OptimisationConfig()
 
+    @model_validator(mode="after")
+    def _consistent(self) -> TinyDecoderRecipe:
+        refuse_unused(self, UNUSED)
+        return self
+
     @property
     def folder(self) -> Path:
         """Where the run's files go."""
-        return Path(self.output) if self.output else Path("runs") / self.name
+        return Path(self.output).expanduser() if self.output else Path("runs") / self.name

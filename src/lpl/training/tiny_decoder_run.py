@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,16 @@ class TinyDecoderRun:
         recipe: what to train, and how.
         autoencoder: the full one.
         memory: the training images.
+        contents: fingerprints that checkpoints record, see `checkpoint_of`.
     """
 
-    def __init__(self, recipe: TinyDecoderRecipe, autoencoder: Autoencoder, memory: CropMemory) -> None:
+    def __init__(
+        self, recipe: TinyDecoderRecipe, autoencoder: Autoencoder, memory: CropMemory, contents: Mapping[str, str]
+    ) -> None:
         self.recipe = recipe
         self.autoencoder = autoencoder
         self.memory = memory
+        self.contents = dict(contents)
         self.device = autoencoder.device
         self.regression: FeatureRegression | None = None
         with torch.random.fork_rng():
@@ -164,7 +169,7 @@ class TinyDecoderRun:
             "ema": self.ema.state_dict(),
             "optimizer": flatten_optimizer(self.optimizer, self.networks),
         }
-        state = {"seconds": self.clock.seconds, "window": self.window.state_dict()}
+        state = {"seconds": self.clock.seconds, "window": self.window.state_dict(), "contents": self.contents}
         return save_checkpoint(folder, self.step, tensors, state, keep=1)
 
     def restore(self, checkpoint: Path) -> None:

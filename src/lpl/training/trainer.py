@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -50,20 +51,29 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
         The run's folder.
 
     Raises:
-        ResumeError: the folder holds a run of a recipe that differs in what changes the result.
-        CheckpointError: the initial checkpoint is missing, damaged or of another model.
+        ResumeError: the folder holds a run of a recipe that differs in what changes the result, or another process is
+            training there.
+        CheckpointError: the initial checkpoint is missing, damaged or of another model; or the folder holds
+            checkpoints, and none can be used.
         TrainingDiverged: the loss became NaN or infinite; the last checkpoint is from before.
         TrainingInterrupted: a signal asked it to stop.
     """
-    training = recipe.training
-    accelerator = make_accelerator(training)
+    accelerator = make_accelerator(recipe.training)
     run = RunFolder(recipe, write=accelerator.is_main_process)
-    checkpoint = run.checkpoint(resume)
-    if checkpoint is not None and (ending := ending_of(checkpoint, training)):
-        say(f"{run.path}: is complete already, {checkpoint.name} is its last checkpoint", run.write)
-        if run.information.get("status") != "complete":  # killed between its last checkpoint and its last word
-            run.update(status="complete", ended=timestamp(), ended_by=ending)
-        return run.path
+    with run.held():
+        checkpoint = run.checkpoint(resume)
+        if checkpoint is not None and (ending := ending_of(checkpoint, recipe.training)):
+            say(f"{run.path}: is complete already, {checkpoint.name} is its last checkpoint", run.write)
+            if run.information.get("status") != "complete":  # killed between its last checkpoint and its last word
+                run.update(**_figures(checkpoint), status="complete", ended=timestamp(), ended_by=ending)
+        else:
+            _train(recipe, accelerator, run, checkpoint)
+    return run.path
+
+
+def _train(recipe: Recipe, accelerator: Accelerator, run: RunFolder, checkpoint: Path | None) -> None:
+    """Trains from the checkpoint, or from the start, to the end."""
+    training = recipe.training
     state, batches = prepare(recipe, accelerator, run, checkpoint)
     model, optimizer = accelerator.prepare(state.denoiser, state.optimizer)
 
@@ -98,7 +108,6 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
     accelerator.wait_for_everyone()
     if ending not in COMPLETE:
         raise TrainingInterrupted(128 + signal.Signals[ending])
-    return run.path
 
 
 def compute_gradients(
@@ -154,3 +163,14 @@ def ending_of(checkpoint: Path, training: TrainingConfig) -> str:
     if state["step"] >= training.steps:
         return "steps"
     return "time_budget" if training.time_budget is not None and state["seconds"] >= training.time_budget else ""
+
+
+def _figures(checkpoint: Path) -> dict[str, Any]:
+    """What run.json says of a run that ended with this checkpoint."""
+    state = read_state(checkpoint)
+    return {
+        "name": state["recipe"]["name"],
+        "step": state["step"],
+        "seconds": round(state["seconds"], 3),
+        "images": state["images"],
+    }
