@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -27,3 +28,16 @@ class Section(BaseModel):
     """A part of a recipe: immutable, and closed to keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __hash__(self) -> int:
+        """Equal for equal sections, of which some hold mappings, such as the settings of a loss of one's own."""
+        return hash((type(self), *(_hashable(getattr(self, name)) for name in type(self).model_fields)))
+
+
+def _hashable(value: Any) -> object:
+    """A value of a section with lists and mappings made into what can be hashed; equal ones stay equal."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(entry)) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_hashable(entry) for entry in value)
+    return value

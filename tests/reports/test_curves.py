@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -30,6 +31,30 @@ def test_smoothing_keeps_constants_and_short_curves():
     np.testing.assert_allclose(smooth(np.full(300, 2.5)), 2.5)
     values = np.array([1.0, 5.0, 2.0])
     np.testing.assert_array_equal(smooth(values), values)
+
+
+def test_a_long_curve_is_smoothed_as_a_short_one_in_time_that_grows_with_its_length():
+    steps = np.linspace(0.0, 1.0, 300_000)
+    values = np.sin(6 * steps) + np.random.default_rng(0).normal(scale=0.1, size=steps.size)
+    values[1000:30_000] = np.nan
+    start = time.process_time()
+    found = smooth(values)
+    assert time.process_time() - start < 2.0  # a minute, where each value is averaged with its twelve thousand nearest
+    assert np.array_equal(np.isnan(found), np.isnan(values))
+    inner = slice(50_000, 250_000)
+    # The kernel's own effect on a sine of that frequency is known.
+    expected = np.sin(6 * steps) * np.exp(-((6 * 0.02) ** 2) / 2)
+    np.testing.assert_allclose(found[inner], expected[inner], atol=0.01)
+
+
+def test_a_curve_of_more_values_than_are_smoothed_one_by_one_hardly_differs():
+    values = np.random.default_rng(1).normal(size=2500).cumsum()
+    values[[3, 1000, 1001]] = np.nan
+    places = np.arange(values.size)
+    weights = np.exp(-0.5 * ((places[:, None] - places) / 50) ** 2) * np.isfinite(values)
+    expected = weights @ np.nan_to_num(values) / weights.sum(1)
+    difference = np.abs(smooth(values) - expected)[np.isfinite(values)]
+    assert difference.max() < 0.02 * np.ptp(expected)
 
 
 def test_blocks_are_in_natural_order():

@@ -220,3 +220,16 @@ def test_templates_are_shipped_with_the_package():
     folder = files("lpl.reports").joinpath("templates")
     names = {entry.name for entry in folder.iterdir()}
     assert names >= {"page.html.j2", "macros.html.j2", "style.css", "dark.css", "theme.js", "report.js", "sections"}
+
+
+@pytest.mark.parametrize("count", ["8", None, [8]])
+def test_a_number_of_samples_that_is_none_is_left_unsaid(make_run, page, count):
+    folder = make_run("run")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["sets"]["default"]["provenance"]["samples"]["count"] = count
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "Measured on" not in page([folder]).text
+    metrics["sets"]["default"]["provenance"]["samples"]["count"] = 8
+    metrics["sets"]["default"]["provenance"]["reference"]["count"] = count
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "Measured on 8 samples at" in page([folder]).text

@@ -112,3 +112,28 @@ def test_labels_beyond_the_named_classes_keep_their_number(make_run):
     path.write_text(json.dumps({"labels": [7], "classes": ["cat"], "seed": 0}))
     samples = load_run(folder).samples
     assert (samples.class_name(0), samples.class_name(1)) == ("class 7", None)
+
+
+@pytest.mark.parametrize("step", ["NaN", "Infinity", "1" + "0" * 400, "1" + "0" * 5000])
+def test_a_step_that_is_no_number_is_an_unreadable_line(make_run, page, step):
+    folder = make_run("run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"step": {step}, "loss": 1.0}}\n')
+    run = load_run(folder)
+    assert run.history["step"][-1] == 300
+    assert run.problems == ("metrics.jsonl has 1 unreadable line, left out of the curves",)
+    page([folder])
+
+
+@pytest.mark.parametrize("zeros", [400, 5000])
+def test_a_number_that_no_float_holds_is_named(make_run, page, zeros):
+    folder = make_run("run")
+    number = "1" + "0" * zeros
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"step": 301, "loss": {number}}}\n')
+    information = json.loads((folder / "run.json").read_text())
+    information["peak_memory_bytes"] = 0
+    text = json.dumps(information).replace('"peak_memory_bytes": 0', f'"peak_memory_bytes": {number}')
+    (folder / "run.json").write_text(text)
+    assert load_run(folder).problems == ("it logged values that are not finite numbers: loss",)
+    page([folder])

@@ -45,3 +45,18 @@ def test_an_autoencoder_that_is_missing_is_said_in_every_run_s_row(studies: Stud
     assert result.exit_code == 0, result.output
     assert len(labels(result.output)) == 4
     assert result.output.count("can't begin here") == 4
+
+
+def test_what_cannot_have_been_measured_without_the_data_is_to_be_measured(studies: StudyFolder) -> None:
+    arms = {"lpl": STUDY["arms"]["lpl"], "l2": {"same_time_as": "lpl", "equal_time": "ratio", "largest_batch": True}}
+    result = studies.run(studies.write(arms=arms), "--dry-run", "data.source=nowhere/images", "data.format=folder")
+    assert result.exit_code == 0, result.output
+    assert labels(result.output) == ["small-pretraining", "small-lpl", "small-l2"]
+    assert "to be measured" in result.output
+
+
+def test_what_is_counted_without_being_trained_is_listed(studies: StudyFolder) -> None:
+    result = studies.run(studies.write(train=False, columns=["flops"]), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert labels(result.output)[:3] == ["small-pretraining", "small-l2", "small-lpl"]
+    assert "none, it is counted from its recipe" in result.output

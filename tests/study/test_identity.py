@@ -140,3 +140,15 @@ def test_an_extractor_counts_by_its_weights(recipe: Recipe, tmp_path: Path) -> N
 
     assert contents(1.0) == contents(1.0)
     assert contents(1.0) != contents(2.0)
+
+
+def test_runs_with_a_loss_of_ones_own_are_told_apart_by_its_settings(studies: StudyFolder) -> None:
+    def training(**settings: Any) -> Training:
+        perceptual = {"kind": "custom", "term": "loss.py:Loss", "settings": settings}
+        arms = {"own": {"recipe": {"objective": {"perceptual": perceptual}}}}
+        return Training("own", study_recipe(load_study(studies.write(arms=arms)), "own"))
+
+    plain = training(power=1, bands=[1, {"low": 2}])
+    assert hash(plain) == hash(training(power=1.0, bands=[1, {"low": 2}]))
+    assert plain == training(power=1.0, bands=[1, {"low": 2}])
+    assert len({plain, training(power=2), training()}) == 3

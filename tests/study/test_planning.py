@@ -184,3 +184,146 @@ def test_a_mistake_in_the_last_arm_stops_the_study_before_it_starts(studies: Stu
     assert result.exit_code == 1
     assert "training.stps: no such key; did you mean training.steps?" in result.output
     assert not studies.store.exists()
+
+
+OWN_LOSS = {"kind": "custom", "term": "examples/custom_loss.py:FrequencyWeightedLoss", "settings": {"power": 2.0}}
+
+
+def test_a_loss_of_ones_own_is_planned_as_any_other(studies: StudyFolder) -> None:
+    arms = {"l2": {}, "mine": {"recipe": {"objective": {"perceptual": OWN_LOSS}}}}
+    points = planned(studies, arms=arms)
+    assert [training.label for training in training_order(points)] == ["small-pretraining", "small-l2", "small-mine"]
+    assert by_arm(points)["mine"].recipe.objective.perceptual.settings == {"power": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes"),
+    [
+        (["training.initial_checkpoint=elsewhere/run"], {}),
+        ([], {"pretraining": {"training": {"initial_checkpoint": "elsewhere/run"}}}),
+        ([], {"arms": {"l2": {"start": "scratch", "recipe": {"training": {"initial_checkpoint": "elsewhere/run"}}}}}),
+        ([], {"arms": {"l2": {}}, "sweep": {"training.initial_checkpoint": ["elsewhere/run"]}}),
+    ],
+)
+def test_a_start_that_would_not_count_in_a_run_s_key_is_refused(
+    studies: StudyFolder, overrides: list[str], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(RecipeError, match=r"initial_checkpoint=elsewhere/run: .* name the checkpoint as `pretrained`"):
+        planned(studies, *overrides, **changes)
+
+
+@pytest.mark.parametrize("on_the_command_line", [False, True])
+def test_a_sweep_over_a_perceptual_term_leaves_arms_without_one_as_they_are(
+    studies: StudyFolder, on_the_command_line: bool
+) -> None:
+    sweep: dict[str, Any] = {"sampling.guidance_scale": [1.0, 2.0]}
+    overrides = ["sweep.objective.perceptual.weight=[0.1,1.0]"] if on_the_command_line else []
+    sweep |= {} if overrides else {"objective.perceptual.weight": [0.1, 1.0]}
+    points = planned(studies, *overrides, arms={"l2": {}, "lpl": LPL}, sweep=sweep, show_pretraining=False)
+    assert [(point.arm, dict(point.values)) for point in points[:2]] == [
+        ("l2", {"sampling.guidance_scale": 1.0}),
+        ("l2", {"sampling.guidance_scale": 2.0}),
+    ]
+    assert all(point.recipe.objective.perceptual is None for point in points if point.arm == "l2")
+    weights = [point.recipe.objective.perceptual.weight for point in points if point.arm == "lpl"]
+    assert sorted(weights) == [0.1, 0.1, 1.0, 1.0]
+
+
+def test_an_arm_s_own_sweep_over_a_term_that_it_has_not_is_refused(studies: StudyFolder) -> None:
+    with pytest.raises(RecipeError, match=r"arms\.l2\.sweep\.objective\.perceptual\.weight: the arm has no such term"):
+        planned(studies, arms={"l2": {"sweep": {"objective.perceptual.weight": [0.1]}}, "lpl": LPL})
+    with pytest.raises(RecipeError, match="no arm of study has a perceptual term"):
+        planned(studies, arms={"l2": {}}, sweep={"objective.perceptual.weight": [0.1]})
+
+
+def test_a_whole_perceptual_section_reaches_only_the_arms_that_have_one(studies: StudyFolder) -> None:
+    points = by_arm(planned(studies, "objective.perceptual={weight: 0.1}", arms={"l2": {}, "lpl": LPL}))
+    assert points["l2"].recipe.objective.perceptual is None
+    assert points[PRETRAINING].recipe.objective.perceptual is None
+    assert points["lpl"].recipe.objective.perceptual.weight == 0.1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("name=mine", "--output names its folder"),
+        ("output=elsewhere", "--output names its folder, --store the store"),
+        ("objective={perceptual: {weight: 0.1}}", "would make the arms' objectives one and the same"),
+    ],
+)
+def test_settings_that_a_study_has_no_use_for_are_refused(studies: StudyFolder, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        planned(studies, override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes", "message"),
+    [
+        ([], {"posttraining": {"training": None}}, "posttraining: training: got nothing, takes settings"),
+        ([], {"pretraining": {"training": 3}}, "pretraining: training: got 3, takes settings"),
+        ([], {"arms": {"l2": {"recipe": {"training": None}}}}, r"arms\.l2\.recipe: training: got nothing"),
+        (["training=3"], {}, "training: got 3, takes settings"),
+    ],
+)
+def test_a_section_that_is_left_empty_is_refused_rather_than_replaced_by_defaults(
+    studies: StudyFolder, overrides: list[str], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        planned(studies, *overrides, **changes)
+
+
+def test_values_that_differ_have_names_that_differ(studies: StudyFolder) -> None:
+    rates = [1.0000001e-3, 1.0000002e-3, 0.5]
+    points = planned(studies, arms={"l2": {"sweep": {"training.learning_rate": rates}}}, show_pretraining=False)
+    assert [point.training.label for point in points] == [
+        "small-l2-learning_rate=0.0010000001",
+        "small-l2-learning_rate=0.0010000002",
+        "small-l2-learning_rate=0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "own"),
+    [
+        ({"recipe": {"training": {"time_budget": 5}}}, {}),
+        ({}, {"recipe": {"training": {"time_budget": 5}}}),
+        ({"same_time_as": "l2"}, {}),
+    ],
+)
+def test_equal_time_by_a_ratio_needs_steps_that_are_known_beforehand(
+    studies: StudyFolder, other: dict[str, Any], own: dict[str, Any]
+) -> None:
+    arms = {"l2": {}, "other": other, "own": {**own, "same_time_as": "other", "equal_time": "ratio"}}
+    with pytest.raises(RecipeError, match=r"arms\.own\.equal_time=ratio: .* and the clock ends small-o"):
+        planned(studies, arms=arms)
+
+
+def test_iterations_do_not_go_with_a_time_budget(studies: StudyFolder) -> None:
+    with pytest.raises(RecipeError, match=r"training\.time_budget=5 may end before"):
+        planned(studies, iterations=1, posttraining={"training": {"steps": 9, "time_budget": 5}}, arms={"l2": {}})
+
+
+def test_whether_a_weight_is_matched_in_time_is_asked_of_the_measured_steps(studies: StudyFolder) -> None:
+    matched = {"objective": {"perceptual": {"weight": "matched", "matching_batches": 8}}}
+    arms = {"l2": {}, "lpl": {"recipe": matched, "same_time_as": "l2", "equal_time": "ratio"}}
+    with pytest.raises(RecipeError, match="matching_batches=8 is not less than the 5 batches of training"):
+        planned(studies, arms=arms, posttraining={"training": {"steps": 10}}, answers=Answers(ratio=0.5))
+
+
+def test_choosing_by_features_needs_an_extractor(studies: StudyFolder) -> None:
+    changes = {"sweep": {"sampling.guidance_scale": [1.0, 2.0]}, "arms": {"l2": {}}}
+    study = load_study(studies.write(select={"by": "kernel_distance"}, **changes))
+    with pytest.raises(RecipeError, match="select.by=kernel_distance needs features, and there is no extractor"):
+        plan_selection(study, Answers())
+    study = load_study(studies.write(select={"by": "kernel_distance", "evaluation": {"extractor": "x"}}, **changes))
+    assert len(plan_selection(study, Answers())) == 2
+
+
+def test_an_arm_for_which_nothing_was_chosen_is_left_out_with_those_that_take_as_long(studies: StudyFolder) -> None:
+    sweep = {"sampling.guidance_scale": [1.0, 2.0]}
+    arms = {"l2": {}, "lpl": LPL, "as-long": {"same_time_as": "l2"}}
+    study = load_study(studies.write(arms=arms, sweep=sweep, select={"by": "sliced_wasserstein"}))
+    chosen = (("sampling.guidance_scale", 2.0),)
+    shown = plan(study, Answers(), {"lpl": chosen, "as-long": chosen})
+    assert [(point.arm, point.values) for point in shown] == [("lpl", chosen), (PRETRAINING, ())]
+    assert plan(study, Answers(), {}) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -98,7 +99,20 @@ def test_arms_run_in_processes_of_their_own(studies: StudyFolder) -> None:
     ]
     assert "encoding 1: started on process 1" in result.output
     assert "4 of 4 jobs done" in result.output
-    assert "step 2" in (output / "logs" / "small-lpl.log").read_text()
+    (log,) = (output / "logs").glob("small-lpl-*.log")
+    assert "step 2" in log.read_text()
+
+
+@pytest.mark.slow
+def test_arms_whose_names_differ_in_punctuation_alone_both_run(studies: StudyFolder) -> None:
+    arms = {"lpl": STUDY["arms"]["lpl"], "lpl+": {"recipe": {"objective": {"perceptual": {"weight": 0.7}}}}}
+    result = studies.run(studies.write(arms=arms, show_pretraining=False), "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    output = studies.path / "out" / "study"
+    runs = [row["runs"]["0"] for row in json.loads((output / "results.json").read_text())["rows"]]
+    linked = {str(path.resolve()) for path in output.iterdir() if path.is_symlink()}
+    assert len(set(runs)) == 2
+    assert {str(Path(run).resolve()) for run in runs} <= linked
 
 
 @pytest.mark.slow
@@ -126,3 +140,52 @@ def test_stopping_a_study_saves_what_its_processes_train(studies: StudyFolder, t
     step = information["step"]
     assert 0 < step < 100_000
     assert (run / "checkpoints" / f"step-{step:08d}" / "state.json").is_file()
+
+
+def test_a_failed_measurement_of_a_trained_run_does_not_stop_what_begins_from_it(
+    studies: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = study_recipe(load_study(studies.write()), "lpl")
+    first, second = tmp_path / "first", tmp_path / "second"
+    jobs = [
+        Job("first", recipe, first, tmp_path / "a.lock"),
+        Job("second", recipe, second, tmp_path / "b.lock", after=(first,)),
+    ]
+    begun = []
+
+    def trained_only(job: Job) -> None:
+        begun.append(job.label)
+        assert job.folder is not None
+        job.folder.mkdir()
+        (job.folder / "run.json").write_text(json.dumps({"status": "complete", "step": 2}))
+        if job.label == "first":
+            raise RuntimeError("no network for the extractor")
+
+    monkeypatch.setattr(scheduling, "carry_out", trained_only)
+    outcome = run_in_turn(jobs, Console(quiet=True))
+    assert begun == ["first", "second"]
+    assert list(outcome.failures) == ["first"]
+
+
+def test_a_process_that_ends_without_having_done_its_job_has_failed(
+    studies: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def idle(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        started.append(Path(command[-1]).name)
+        return popen([command[0], "-c", ""])
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(scheduling.subprocess, "Popen", idle)
+    recipe = study_recipe(load_study(studies.write()), "lpl")
+    # Labels that differ in punctuation alone, and folders with keys.
+    jobs = [
+        Job("lpl", recipe, tmp_path / "lpl-1", tmp_path / "a.lock"),
+        Job("lpl+", recipe, tmp_path / "lpl-2", tmp_path / "b.lock"),
+        Job("encoding 1", recipe),
+    ]
+    outcome = run_in_processes(jobs, processor_slots(2), tmp_path / "logs", Console(quiet=True))
+    assert set(started) == {"lpl-1.json", "lpl-2.json", "encoding-1.json"}
+    assert set(outcome.failures) == {"lpl", "lpl+"}
+    assert "without having done everything" in outcome.failures["lpl+"]

@@ -60,10 +60,14 @@ def test_a_run_without_the_checkpoints_of_a_curve_is_trained_beside(recipe: Reci
     finish(folder, recipe, [4])
     assert not has_milestones(folder, (2, 4))
     beside = Store(tmp_path / "store").claim(curve)
-    assert beside.name == f"{folder.name}-with-checkpoints"
+    assert beside != folder
     finish(beside, recipe, [2, 4])
     assert Store(tmp_path / "store").locate(curve) == beside
     assert Store(tmp_path / "store").locate(training) == folder
+    # Other checkpoints are trained beside either: what is complete never gets them.
+    third = Store(tmp_path / "store").claim(replace(training, milestones=(3, 4)))
+    assert third not in (folder, beside)
+    assert not is_complete(third)
 
 
 def test_a_checkpoint_from_elsewhere_becomes_a_run_without_being_copied(recipe: Recipe, tmp_path: Path) -> None:
@@ -84,3 +88,14 @@ def test_a_checkpoint_from_elsewhere_becomes_a_run_without_being_copied(recipe: 
     assert store.claim(last) != folder
     # What begins from either is another run.
     assert store.key(Training("a", recipe, first)) != store.key(Training("a", recipe, last))
+
+
+def test_a_checkpoint_that_has_moved_is_linked_to_where_it_lies_now(recipe: Recipe, tmp_path: Path) -> None:
+    finish(tmp_path / "before", recipe, [3])
+    store = Store(tmp_path / "store")
+    folder = store.claim(Adopted("start", resolve_checkpoint(tmp_path / "before"), recipe))
+    (tmp_path / "before").rename(tmp_path / "after")
+    moved = Adopted("start", resolve_checkpoint(tmp_path / "after"), recipe)
+    assert store.claim(moved) == folder
+    assert resolve_checkpoint(folder).resolve() == moved.checkpoint.resolve()
+    assert json.loads((folder / "run.json").read_text())["adopted_from"] == str(moved.checkpoint.resolve())

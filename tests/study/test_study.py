@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from evidence import NothingMeasured
 from small_studies import STUDY, StudyFolder
 
-from lpl.study import scheduling
+from lpl.study import load_study, scheduling, study
+from lpl.study.columns import Evidence
+from lpl.study.identity import Training
+from lpl.study.planning import plan
 from lpl.study.running import Job, carry_out
 
 
@@ -134,3 +141,69 @@ def test_one_arm_that_fails_does_not_stop_the_others(studies: StudyFolder) -> No
     assert "holds no averaged weights" in result.output
     rows = json.loads((studies.path / "out" / "study" / "results.json").read_text())["rows"]
     assert [row["arm"] for row in rows if row["runs"]] == ["l2", "lpl"]
+
+
+class Timed:
+    """A machine on which the nth run that is timed takes n images a second."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def times(self, trainings: Sequence[Training]) -> dict[str, Any]:
+        self.asked += [training.label for training in trainings]
+        return {"speeds": [float(number) for number in range(1, len(trainings) + 1)]}
+
+
+def speeds(studies: StudyFolder, **changes: Any) -> tuple[list[str], list[float | None]]:
+    """Which runs are timed, and the speed of each point."""
+    loaded = load_study(studies.write(**changes))
+    evidence = [Evidence(point) for point in plan(loaded, NothingMeasured())]
+    machine, session = Timed(), SimpleNamespace(study=loaded, failures={})
+    found = study._with_speeds(session, machine, evidence)  # type: ignore[arg-type]
+    assert not session.failures
+    return machine.asked, [entry.speed for entry in found]
+
+
+def test_every_run_of_a_sweep_has_its_own_speed(studies: StudyFolder) -> None:
+    lpl = {**STUDY["arms"]["lpl"], "sweep": {"objective.perceptual.blocks": [1, 2]}}
+    sampled = {"sweep": {"sampling.steps": [2, 3]}}
+    asked, found = speeds(studies, arms={"l2": sampled, "lpl": lpl}, seeds=[0, 1])
+    assert asked == ["small-l2", "small-lpl-blocks=1", "small-lpl-blocks=2"]
+    assert found == [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, None, None]  # each with two seeds, then where they began
+
+
+def test_the_speed_over_iterations_is_the_arm_s_and_not_its_start_s(studies: StudyFolder) -> None:
+    asked, found = speeds(studies, arms={"l2": {}, "lpl": STUDY["arms"]["lpl"]}, iterations=1)
+    assert asked == ["small-l2", "small-lpl"]
+    assert found == [None, 1.0, 1.0, None, 2.0, 2.0]
+
+
+@pytest.mark.slow
+def test_a_study_that_chooses_presents_what_it_has_where_an_arm_fails(
+    studies: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def but_lpl(job: Job) -> None:
+        if job.label == "small-lpl":
+            raise RuntimeError("out of memory")
+        carry_out(job)
+
+    monkeypatch.setattr(scheduling, "carry_out", but_lpl)
+    changes = {"sweep": {"sampling.guidance_scale": [1.0, 2.0]}, "select": {"by": "sliced_wasserstein"}}
+    result = studies.run(studies.write(arms={"l2": {}, "lpl": STUDY["arms"]["lpl"]}, **changes))
+    assert result.exit_code == 1
+    content = json.loads((studies.path / "out" / "study" / "results.json").read_text())
+    assert [row["arm"] for row in content["rows"]] == ["l2", "pretraining"]
+    assert list(content["chosen"]) == ["l2"]
+    assert "out of memory" in content["failures"]["small-lpl"]
+    assert "out of memory" in result.output
+
+
+@pytest.mark.slow
+def test_a_loss_of_ones_own_is_studied_as_any_other(studies: StudyFolder) -> None:
+    term = Path(__file__).parents[2] / "examples" / "custom_loss.py"
+    perceptual = {"kind": "custom", "term": f"{term}:FrequencyWeightedLoss", "settings": {"power": 2.0}}
+    arms = {"l2": {}, "mine": {"recipe": {"objective": {"perceptual": perceptual}}}}
+    result = studies.run(studies.write(arms=arms, show_pretraining=False))
+    assert result.exit_code == 0, result.output
+    logged = (studies.path / "out" / "study" / "mine" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["loss/perceptual"] > 0 for line in logged)

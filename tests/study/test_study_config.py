@@ -27,6 +27,18 @@ ARM: dict[str, Any] = {}
         ({"arm": {}}, "arm: no such key; did you mean arms?"),
         ({"baseline": "b"}, "baseline: b is not an arm"),
         ({"seeds": []}, "seeds: got"),
+        ({"arms": ["l2", "lpl"]}, "arms: got"),
+        ({"arms": {"l2": None, "lpl": ARM}}, r"arms\.l2: is empty; write {} for an arm that changes nothing"),
+        ({"arms": {"a": {"paper": {"fid": 4.88}}}}, r"arms\.a\.paper: fid is neither a measure nor a fact"),
+        ({"paper": {"source": "x", "units": {"fid": "%"}}}, r"paper\.units: fid is neither"),
+        ({"select": {"by": "steps"}, "sweep": {"sampling.steps": [1, 2]}}, "select.by: steps is a fact of a run"),
+        ({"recipe": 5}, "recipe: got 5"),
+        ({"sweep": {"sampling.steps": []}}, r"sweep\.sampling\.steps: got \[\]"),
+        (
+            {"arms": {"a": {"sweep": {"objective.perceptual.estimator": [{"every": 2}]}}}},
+            r"objective\.perceptual\.estimator: takes numbers, words or lists, not sections",
+        ),
+        ({"scales": ["tiny"]}, "scales: got"),
         ({"seeds": [1, 1]}, "would count one run as two"),
         ({"select": {"by": "x"}}, "select: there is no sweep to choose from"),
         ({"reseed_pretraining": True, "pretrained": "x"}, "of one seed"),
@@ -102,3 +114,9 @@ def test_a_study_with_a_recipe_of_its_own_has_no_scales(studies: StudyFolder) ->
     assert load_study(studies.write()).scale is None
     with pytest.raises(RecipeError, match="names a recipe of its own and has no changes for the scale small"):
         load_study(studies.write(), "small")
+
+
+@pytest.mark.parametrize("override", ["sweep.sampling.steps=[1", "sweep.sampling.steps"])
+def test_a_sweep_of_the_command_line_that_cannot_be_read_is_named(studies: StudyFolder, override: str) -> None:
+    with pytest.raises(RecipeError, match=r"sweep\.sampling\.steps.*(not a YAML value|not of the form key=value)"):
+        load_study(studies.write(), overrides=[override])

@@ -41,6 +41,8 @@ def test_seeds_are_paired_by_their_number() -> None:
         ((1.0, 1.1, -0.9), "undecided"),
         ((1.0, 5.0), "undecided"),  # both positive, and two seeds are few
         ((0.0, 0.0, 0.0), "undecided"),
+        ((float("inf"), 1.0, 1.1), "undecided"),
+        ((float("inf"), float("-inf"), float("nan")), "undecided"),
     ],
 )
 def test_rows_are_told_apart_only_where_the_interval_leaves_zero_out(values: tuple[float, ...], decision: str) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from evidence import made_up
 from rich.console import Console
 from scipy import stats
 from small_studies import STUDY, StudyFolder
 
 from lpl.study import load_study, tables
+from lpl.study.identity import Adopted
 from lpl.study.planning import Point
 from lpl.study.report import lead
 from lpl.study.tables import StudyTable, make_table
 from lpl.study.terminal import markdown_table, terminal_table
+from lpl.training.checkpoints import save_checkpoint
 
 LPL = STUDY["arms"]["lpl"]
 # One value a seed; the seeds differ more than the arms do, and the arms by nearly the same for each seed.
@@ -188,3 +193,83 @@ def test_a_choice_at_an_end_of_its_sweep_is_noted(swept: list, value: float, not
     assert bool(lines) == noted
     if noted:
         assert f"ℓ2 (guidance_scale={value:g})" in lines[0]
+
+
+def test_a_collapsed_arm_leaves_the_table_standing(studies: StudyFolder, tmp_path: Path) -> None:
+    study = load_study(studies.write(arms={"l2": {}, "lpl": LPL}, seeds=[0, 1, 2], show_pretraining=False))
+
+    def results(point: Point) -> dict[str, float]:
+        ratio = 0.0 if (point.arm, point.seed) == ("lpl", 1) else 0.9 + point.seed / 100
+        return {"contrast_ratio": ratio, "frechet_distance": 1.0 + point.seed}
+
+    table = make_table(study, made_up(study, results, tmp_path / "runs"), (0, 1, 2))
+    assert cells(table, "contrast_ratio")["lpl"].verdict == "undecided"
+    assert cells(table, "frechet_distance")["lpl"].text == "2.000 ± 1.000"
+
+
+def test_what_a_run_has_that_is_no_number_is_left_out(studies: StudyFolder, tmp_path: Path) -> None:
+    study = load_study(studies.write(arms={"l2": {}, "lpl": LPL}, seeds=[0, 1], columns=["seconds"]))
+    evidence = made_up(study, lambda point: {}, tmp_path / "runs")
+    (tmp_path / "runs" / "2" / "run.json").write_text('{"seconds": Infinity}')
+    table = make_table(study, evidence, (0, 1))
+    assert cells(table, "seconds")["lpl"].text == "10.00 (1 of 2 seeds)"
+
+
+def test_rows_over_iterations_are_compared_at_their_own_alone(studies: StudyFolder, tmp_path: Path) -> None:
+    arms = {"short": {}, "long": {"recipe": {"training": {"steps": 4}}}}
+    study = load_study(studies.write(arms=arms, iterations=2, columns=["frechet_distance"]))
+    evidence = made_up(study, lambda point: {"frechet_distance": 9.0 - (point.iteration or 0)}, tmp_path / "runs")
+    table = make_table(study, evidence, (0,))
+    differences = {row.label: row_cells[0].difference for row, row_cells in zip(table.rows, table.cells, strict=True)}
+    assert differences == {
+        "short, 0 steps": "",
+        "short, 2 steps": "",
+        "long, 0 steps": "0.000",
+        "long, 2 steps": "0.000",
+        "long, 4 steps": "",  # the baseline has no such row
+    }
+
+
+def test_a_swept_arm_is_compared_with_the_baseline_at_what_both_are_swept_over(
+    studies: StudyFolder, tmp_path: Path
+) -> None:
+    sweep = {"objective.perceptual.blocks": [1, 2], "sampling.guidance_scale": [1.0, 2.0]}
+    study = load_study(studies.write(arms={"l2": {}, "lpl": LPL}, sweep=sweep, show_pretraining=False))
+
+    def results(point: Point) -> dict[str, float]:
+        return {"frechet_distance": dict(point.values)["sampling.guidance_scale"] + (point.arm == "lpl") / 2}
+
+    table = make_table(study, made_up(study, results, tmp_path / "runs"), (0,))
+    assert [row[0].difference for row in table.cells] == ["", "", *["+0.500"] * 4]
+
+
+def test_time_and_steps_over_iterations_are_those_so_far(studies: StudyFolder, tmp_path: Path) -> None:
+    columns = ["steps", "seconds", "gradient_ratio", "images_per_second", "batch_size"]
+    file = studies.write(arms={"l2": {}}, iterations=2, columns=columns, posttraining={"training": {"steps": 4}})
+    study = load_study(file)
+    evidence = made_up(study, lambda point: {}, tmp_path / "runs", images_per_second=3.0)
+    for entry in evidence[1:]:
+        assert entry.folder is not None
+        for step in (2, 4):
+            save_checkpoint(entry.folder / "checkpoints", step, {"model": {}}, {"seconds": 2.5 * step}, keep=9)
+        rows = [{"step": step, "gradient_ratio": float(step)} for step in (1, 2, 3, 4)]
+        (entry.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    table = make_table(study, evidence, (0,))
+    found = [[cell.summary and cell.summary.mean for cell in row] for row in table.cells]
+    # Before its first step an arm has taken none, and what its start's run has is not its own.
+    assert found == [[0, 0, None, None, None], [2, 5.0, 2.0, 3.0, 4], [4, 10.0, 3.5, 3.0, 4]]
+
+
+def test_a_checkpoint_from_elsewhere_is_told_with_its_own_batch(studies: StudyFolder, tmp_path: Path) -> None:
+    study = load_study(studies.write(arms={"l2": {}}, columns=["batch_size", "learning_rate"]))
+    first, start = made_up(study, lambda point: {}, tmp_path / "runs")
+    adopted = Adopted("small-pretraining", tmp_path, start.point.recipe)
+    start = replace(start, point=replace(start.point, training=adopted))
+    table = make_table(study, [first, start], (0,))
+    assert [cell.text for cell in table.cells[1]] == ["–", "–"]
+    own = start.point.recipe.model_dump(mode="json")
+    own["training"] |= {"batch_size": 7, "learning_rate": 0.5}
+    assert start.folder is not None
+    (start.folder / "recipe.yaml").write_text(yaml.safe_dump(own))
+    table = make_table(study, [first, start], (0,))
+    assert [cell.summary and cell.summary.mean for cell in table.cells[1]] == [7, 0.5]

@@ -9,7 +9,7 @@ import torch
 from small_studies import StudyFolder
 
 from lpl.config import RecipeError
-from lpl.study import load_study, timing
+from lpl.study import load_study, measured, timing
 from lpl.study.identity import Training
 from lpl.study.measured import MachineMeasurements
 from lpl.study.recipes import study_recipe
@@ -40,8 +40,8 @@ def test_a_recipe_that_does_twice_as_much_takes_about_twice_as_long(studies: Stu
         )
     )
     trainings = [Training(arm, study_recipe(study, arm)) for arm in study.config.arms]
-    measured = MachineMeasurements(Store(studies.store))
-    record = measured.times(trainings)
+    machine = MachineMeasurements(Store(studies.store))
+    record = machine.times(trainings)
     to_last = dict(zip(record["runs"], record["ratios"], strict=True))
     assert to_last["once"] == 1
     assert 2.0 < to_last["twice"] < 8.0  # four passes, and one optimiser step
@@ -49,7 +49,7 @@ def test_a_recipe_that_does_twice_as_much_takes_about_twice_as_long(studies: Stu
     assert record["speeds"][1] == pytest.approx(record["speeds"][2] * 4 / to_last["twice"], rel=0.5)
     # Measured once: neither a seed nor a length makes another measurement.
     longer = [training.recipe.model_copy(update={"seed": 3}) for training in trainings]
-    again = measured.times([Training("x", recipe) for recipe in longer])
+    again = machine.times([Training("x", recipe) for recipe in longer])
     assert again == record
 
 
@@ -87,3 +87,16 @@ def test_a_gpu_is_warmed_up_over_several_perceptual_steps() -> None:
     assert warm_up_steps(4, torch.device("cpu")) == 4
     assert warm_up_steps(1, torch.device("cuda")) == 8
     assert warm_up_steps(4, torch.device("cuda")) == 32  # eight of them compute the term
+
+
+def test_what_another_machine_measured_is_not_recalled(studies: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training("l2", study_recipe(load_study(studies.write(arms={"l2": {"start": "scratch"}})), "l2"))
+    store = Store(studies.store)
+    here = MachineMeasurements(store)
+    store.remember("timings", here._times_key([training]), {"ratios": [2.0]})
+    store.remember("batch-sizes", here._batch_key(training), {"batch_size": 8})
+    assert here.recalled_times([training]) == {"ratios": [2.0]}
+    assert here.recalled_batch_size(training) == 8
+    monkeypatch.setattr(measured, "hardware", lambda device, processes: {"gpu": "another"})
+    assert here.recalled_times([training]) is None
+    assert here.recalled_batch_size(training) is None

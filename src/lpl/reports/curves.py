@@ -15,6 +15,7 @@ from lpl.reports.charts import Chart, Line, colours
 from lpl.reports.runs import Run
 from lpl.reports.wording import compact
 
+MOST_POINTS = 1000  # that a curve is smoothed at: more are averaged first, as the kernel widens with their number
 SMOOTHING = 0.02  # standard deviation of the smoothing kernel, as a share of the logged steps
 CLOCKS = ("step", "seconds")  # what a curve may run over
 
@@ -112,13 +113,18 @@ def smooth(values: Values, share: float = SMOOTHING) -> Values:
         share: standard deviation of the weights as a share of N.
     """
     finite = np.isfinite(values)
-    width = share * values.size
-    if width < 0.5 or not finite.any():
+    if share * values.size < 0.5 or not finite.any():
         return np.where(finite, values, np.nan)
-    total = gaussian_filter1d(np.where(finite, values, 0.0), width, mode="constant")
-    weight = gaussian_filter1d(finite.astype(np.float64), width, mode="constant")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(finite, total / weight, np.nan)
+    ends = np.linspace(0, values.size, min(values.size, MOST_POINTS) + 1).astype(int)
+    counts = np.add.reduceat(finite.astype(np.float64), ends[:-1])
+    width = share * counts.size
+    weight = gaussian_filter1d(counts, width, mode="constant")
+    known, middles = weight > 0, (ends[:-1] + ends[1:] - 1) / 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        totals = np.add.reduceat(np.where(finite, values, 0.0), ends[:-1])
+        means = gaussian_filter1d(totals, width, mode="constant")[known] / weight[known]
+        curve = np.interp(np.arange(values.size), middles[known], means)
+    return np.where(finite, curve, np.nan)
 
 
 def by_block(columns: Iterable[str], prefix: str) -> dict[str, str]:

@@ -21,6 +21,8 @@ from lpl.errors import LplError
 
 RUN_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "metrics.json")  # any one of them makes a folder a run
 WRITERS = "`lpl train`, `lpl analyze` or `lpl calibrate`"
+MOST_DIGITS = 300  # of a whole number that a float holds; a longer one is read as infinite
+JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= MOST_DIGITS else float(digits))
 METRICS_FORMAT = 1  # of metrics.json, as the evaluation writes it
 
 
@@ -172,7 +174,7 @@ def _read_json(path: Path, problems: list[str], consequence: str) -> Mapping[str
         problems.append(f"{path.name} is missing, so {consequence}")
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = JSON.decode(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         problems.append(f"{path.name} can't be read ({_first_line(error)}), so {consequence}")
         return {}
@@ -213,11 +215,11 @@ def _parse_lines(lines: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
     rows, bad = [], 0
     for line in filter(str.strip, lines):
         try:
-            row = json.loads(line)
+            row = JSON.decode(line)
         except json.JSONDecodeError:
             bad += 1
             continue
-        if isinstance(row, dict) and is_number(row.get("step")):
+        if isinstance(row, dict) and is_number(row.get("step")) and math.isfinite(row["step"]):
             rows.append(row)
         else:
             bad += 1

@@ -194,16 +194,18 @@ def _is_close(cell: Cell) -> bool:
 
 
 def evaluation_in_words(comparison: Comparison) -> str:
-    """With what and against what the first evaluated run was measured."""
+    """With what and against what the first evaluated run was measured; empty where that is not said."""
     entry = next((found for run in comparison.runs if (found := evaluated_set(run))), {})
     provenance = mapping(entry.get("provenance"))
     samples, reference = mapping(provenance.get("samples")), mapping(provenance.get("reference"))
     extractor = mapping(provenance.get("extractor")).get("name")
-    if not samples.get("count"):
+    count, compared = samples.get("count"), reference.get("count")
+    if not is_number(count):
         return ""
     features = f"features of {extractor}" if extractor else "no extractor, so only measures that need no weights"
-    ours = f"{wording.counted(samples['count'], 'sample')} at {samples.get('resolution', '?')} pixels"
-    theirs = f"{wording.counted(reference.get('count', 0), 'image')} ({reference.get('description', 'the data')})"
+    ours = f"{wording.counted(count, 'sample')} at {samples.get('resolution', '?')} pixels"
+    images = wording.counted(compared, "image") if is_number(compared) else "images"
+    theirs = f"{images} ({reference.get('description', 'the data')})"
     return f"Measured on {ours} against {theirs}; {features}."
 
 

@@ -90,7 +90,7 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
+def counted(count: float, noun: str, plural: str | None = None) -> str:
     """A count with its noun: 1 image, 2 images."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 

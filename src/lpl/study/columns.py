@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import Recipe
+from ..config import Recipe, load_recipe
 from ..reports.metric_table import ARROWS, READINGS
+from ..training.checkpoints import CheckpointError, read_state
 from .identity import Adopted, Training
+from .measures import is_measure, labels
 from .planning import Point
 from .store import run_information
 
@@ -38,6 +40,19 @@ class Evidence:
     measurement: Mapping[str, Any] | None = None
     speed: float | None = None
     published: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What the run was trained with; of a checkpoint from elsewhere its own, None where that is not known."""
+        if not isinstance(self.point.training, Adopted):
+            return self.point.recipe
+        file = None if self.folder is None else self.folder / "recipe.yaml"
+        return load_recipe(file) if file is not None and file.is_file() else None
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it stands for an arm before its first step, so that the run is what the arm begins from."""
+        return self.point.iteration == 0
 
 
 @dataclass(frozen=True)
@@ -81,24 +96,50 @@ class Column:
 
 def _of_run(key: str, scale: float = 1.0) -> Callable[[Evidence], float | None]:
     def value(evidence: Evidence) -> float | None:
-        found = run_information(evidence.folder).get(key) if evidence.folder is not None else None
+        if evidence.folder is None or evidence.is_start:
+            return None
+        found = run_information(evidence.folder).get(key)
         return None if found is None else float(found) / scale
 
     return value
 
 
+def _steps(evidence: Evidence) -> float | None:
+    """Of the run, up to the iteration where there is one."""
+    return _of_run("step")(evidence) if evidence.point.iteration is None else float(evidence.point.iteration)
+
+
+def _seconds(evidence: Evidence) -> float | None:
+    """Of the run, up to the iteration where there is one, as that checkpoint says."""
+    step = evidence.point.step
+    if step is None:
+        return 0.0 if evidence.is_start else _of_run("seconds")(evidence)
+    if evidence.folder is None:
+        return None
+    try:
+        return float(read_state(evidence.folder / "checkpoints" / f"step-{step:08d}")["seconds"])
+    except CheckpointError:
+        return None
+
+
 def _of_training(key: str) -> Callable[[Evidence], float | None]:
-    return lambda evidence: float(getattr(evidence.point.recipe.training, key))
+    def value(evidence: Evidence) -> float | None:
+        recipe = evidence.recipe
+        return None if recipe is None or evidence.is_start else float(getattr(recipe.training, key))
+
+    return value
 
 
 def _last_logged(key: str) -> Callable[[Evidence], float | None]:
-    """Mean over the last half of what the run logged, where the weight is no longer being matched."""
+    """Mean over the last half of what was logged so far, where the weight is no longer being matched."""
 
     def value(evidence: Evidence) -> float | None:
-        file = None if evidence.folder is None else evidence.folder / "metrics.jsonl"
+        file = None if evidence.folder is None or evidence.is_start else evidence.folder / "metrics.jsonl"
         if file is None or not file.is_file():
             return None
+        last = math.inf if evidence.point.step is None else evidence.point.step
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [row for row in rows if row["step"] <= last]
         values = [row[key] for row in rows[len(rows) // 2 :] if row.get(key) is not None]
         return math.fsum(values) / len(values) if values else None
 
@@ -107,13 +148,14 @@ def _last_logged(key: str) -> Callable[[Evidence], float | None]:
 
 def _flops(evidence: Evidence) -> float | None:
     """Of an iteration, in 10¹²; None where the perceptual term is of a kind that is not counted."""
-    return _of_iteration(evidence.point.recipe)
+    recipe = evidence.recipe
+    return None if recipe is None or evidence.is_start else _of_iteration(recipe)
 
 
 def _total_flops(evidence: Evidence) -> float | None:
-    """Of training and of the pre-training that it began from, in 10¹⁸."""
+    """Of training and of the pre-training that it began from, in 10¹⁸; None where that came from elsewhere."""
     training: Training | Adopted | None = evidence.point.training
-    steps = _of_run("step")(evidence)
+    steps = evidence.point.step or _of_run("step")(evidence)
     total = 0.0
     while isinstance(training, Training):
         an_iteration = _of_iteration(training.recipe)
@@ -121,7 +163,7 @@ def _total_flops(evidence: Evidence) -> float | None:
             return None
         total += an_iteration * (steps or training.recipe.training.steps)
         training, steps = training.start, None
-    return total / 1e6
+    return total / 1e6 if training is None else None
 
 
 def _matching_batch(evidence: Evidence) -> float | None:
@@ -171,8 +213,8 @@ RUN_COLUMNS: dict[str, Column] = {
             "Largest memory while training: of GPU tensors, or of the process on a CPU.",
             relative=True,
         ),
-        Column("seconds", "Training, s", None, _of_run("seconds"), "Seconds in which steps were trained.", True),
-        Column("steps", "Steps", None, _of_run("step"), "Optimiser steps of the run.", whole=True),
+        Column("seconds", "Training, s", None, _seconds, "Seconds in which steps were trained.", True),
+        Column("steps", "Steps", None, _steps, "Optimiser steps of the run.", whole=True),
         Column(
             "batch_size", "Batch", None, _of_training("batch_size"), "Samples a process and forward pass.", whole=True
         ),
@@ -226,7 +268,7 @@ DEFAULT_RUN_COLUMNS = ("steps", "seconds")
 
 def columns_of(names: Sequence[str] | None, evidence: Sequence[Evidence]) -> list[Column]:
     """The columns that were asked for, or by default the measures that judge, and the length of training."""
-    declared = {**_labels(), **_declared(evidence)}
+    declared = {**labels(), **_declared(evidence)}
     measured = {name for entry in evidence for name in _results(entry)}
     if names is None:
         names = [*(name for name in DEFAULT_MEASURES if name in measured), *DEFAULT_RUN_COLUMNS]
@@ -235,17 +277,7 @@ def columns_of(names: Sequence[str] | None, evidence: Sequence[Evidence]) -> lis
 
 def unknown_columns(names: Sequence[str]) -> list[str]:
     """Names that are neither a fact of a run nor a measure of the evaluation."""
-    from ..evaluation.measures import all_labels
-
-    known = {*RUN_COLUMNS, *all_labels()}
-    return [name for name in names if name.partition("/")[0] not in known]
-
-
-def _labels() -> dict[str, Any]:
-    """What the evaluation says of its measures."""
-    from ..evaluation.measures import all_labels
-
-    return {name: asdict(label) for name, label in all_labels().items()}
+    return [name for name in names if name not in RUN_COLUMNS and not is_measure(name)]
 
 
 def _measure(name: str, declared: Mapping[str, Any]) -> Column:

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..config import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 PRETRAINING = "pretraining"
 
-Sweep = dict[str, list[Any]]
+
+def _no_mappings(values: list[Any]) -> list[Any]:
+    """Values that can be told apart in a table and compared with each other."""
+    if any(isinstance(value, Mapping) for value in values):
+        raise ValueError(
+            "takes numbers, words or lists, not sections; sweep over their keys, or give each section an arm of its own"
+        )
+    return values
+
+
+Sweep = dict[str, Annotated[list[Any], Field(min_length=1), AfterValidator(_no_mappings)]]
 
 
 class ArmConfig(Section):

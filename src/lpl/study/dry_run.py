@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from rich.table import Table
 
+from ..data.images import DataError
 from ..errors import LplError
 from ..training.checkpoints import complete_checkpoints
 from .files import Study
@@ -18,7 +20,10 @@ from .study import STORE, measurements_of
 
 
 class NotMeasured:
-    """Answers a plan's questions from what has been measured before, and with the recipe's own numbers otherwise."""
+    """Answers a plan's questions from what has been measured before, and with the recipe's own numbers otherwise.
+
+    Where the images or the autoencoder are not here, nothing can have been measured of them.
+    """
 
     def __init__(self, measured: MachineMeasurements) -> None:
         self.measured = measured
@@ -26,16 +31,18 @@ class NotMeasured:
 
     def steps(self, other: Training, training: Training) -> int:
         """As measured before, or as many as the other's."""
-        if self.measured.recalled_times([other, training]) is not None:
-            return self.measured.steps(other, training)
+        with contextlib.suppress(DataError, FileNotFoundError):
+            if self.measured.recalled_times([other, training]) is not None:
+                return self.measured.steps(other, training)
         self.guessed.add(training.label)
         return other.recipe.training.steps
 
     def batch_size(self, training: Training) -> int:
         """As measured before, or the recipe's."""
-        found = self.measured.recalled_batch_size(training)
-        if found is not None:
-            return found
+        with contextlib.suppress(DataError, FileNotFoundError):
+            found = self.measured.recalled_batch_size(training)
+            if found is not None:
+                return found
         self.guessed.add(training.label)
         return training.recipe.training.batch_size
 
@@ -49,15 +56,14 @@ def dry_run_table(study: Study, store: Path | None = None) -> Table:
     shelf = Store(store or STORE)
     measured = NotMeasured(MachineMeasurements(shelf, memory_limit=study.config.memory_limit))
     points = plan_selection(study, measured) if study.config.select else []
-    points += plan(study, measured, {} if not points else _first_places(points))
+    points += plan(study, measured, _first_places(points) if study.config.select else None)
     at = f" at {study.scale}" if study.scale else ""
     table = Table(title=f"{study.config.name}{at}: what it needs", title_justify="left")
     for heading in ("run", "begins from", "steps", "batch", "training", "measurements"):
         table.add_column(heading, overflow="fold")
-    if not study.config.train:
-        return table
     for training in _each_once(shelf, training_order(points), measured.guessed):
-        table.add_row(*_row(shelf, training, points, measured.guessed))
+        state = None if study.config.train else ("none, it is counted from its recipe", "")
+        table.add_row(*_row(shelf, training, points, measured.guessed, state))
     return table
 
 
@@ -80,7 +86,13 @@ def _first_places(points: list[Point]) -> dict[str, tuple[tuple[str, object], ..
     return {point.arm: point.values for point in reversed(points)}
 
 
-def _row(store: Store, training: Training | Adopted, points: list[Point], guessed: set[str]) -> list[str]:
+def _row(
+    store: Store,
+    training: Training | Adopted,
+    points: list[Point],
+    guessed: set[str],
+    state: tuple[str, str] | None = None,
+) -> list[str]:
     settings = training.recipe.training
     if isinstance(training, Adopted):
         start, steps, batch = str(training.checkpoint), "–", "–"
@@ -90,7 +102,8 @@ def _row(store: Store, training: Training | Adopted, points: list[Point], guesse
         steps = f"at most {steps}" if training.same_time_as is not None else steps
         batch = str(settings.batch_size)
     # The run that there would be if the guess were right is another's.
-    state = ("known once measured", "") if training.label in guessed else _state(store, training, points)
+    if state is None:
+        state = ("known once measured", "") if training.label in guessed else _state(store, training, points)
     return [training.label, start, steps, batch, *state]
 
 

@@ -11,58 +11,71 @@ import numpy as np
 
 from ..reports.axes import spanning
 from ..reports.charts import Chart, Line, colours
-from .columns import Column
+from .columns import Column, columns_of
 from .config import PRETRAINING
 from .recipes import describe_values
 from .statistics import Summary
 from .tables import Row, StudyTable
 
-MAX_PLOTS = 6
+COLOURS = 6  # that the page tells lines apart by; further lines are dashed
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """Rows of one arm along the axis."""
+    """Rows of one arm along an axis."""
 
     label: str
+    axis: str
     places: list[float]
     rows: list[Row]
 
 
 def study_charts(table: StudyTable) -> list[Chart]:
-    """A chart for each column that is to be plotted; none where a study has no axis."""
-    config = table.study.config
-    over_iterations = config.iterations is not None
-    curves, flat = _curves(table, over_iterations)
-    if not curves:
-        return []
-    axis = "Iterations" if over_iterations else _axis_name(curves)
-    names = config.plots or tuple(
-        column.name for column in table.columns if column.better is not None and not column.relative
-    )
-    chosen = [column for column in table.columns if column.name in names][:MAX_PLOTS]
-    return [chart for column in chosen if (chart := _chart(table, column, axis, curves, flat)) is not None]
+    """A chart for each column that is to be plotted, over each axis; none where a study has no axis."""
+    curves, flat = _curves(table, table.study.config.iterations is not None)
+    axes = dict.fromkeys(curve.axis for curve in curves)
+    drawn = [
+        _chart(table, column, axis, [curve for curve in curves if curve.axis == axis], flat)
+        for axis in axes
+        for column in _plotted(table)
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _plotted(table: StudyTable) -> list[Column]:
+    """The columns that a study asks to be plotted, in the table or not; by default those of the table that judge."""
+    if table.study.config.plots:
+        return columns_of(table.study.config.plots, [entry for row in table.rows for entry in row.evidence])
+    return [column for column in table.columns if column.better is not None and not column.relative]
 
 
 def _curves(table: StudyTable, over_iterations: bool) -> tuple[list[_Curve], list[Row]]:
-    """Curves along the axis, and rows that are not part of one, which are drawn as level lines."""
+    """Curves along the axis, and rows that are not part of one, which are drawn as level lines.
+
+    Of an arm that is swept over numbers, a value that is none, such as no threshold, has no place on the axis.
+    """
     curves: list[_Curve] = []
     flat: list[Row] = []
     for arm, group in groupby(table.rows, key=lambda row: row.arm):
         rows = list(group)
         places = [_place(row, over_iterations) for row in rows]
-        if arm == PRETRAINING or len(rows) == 1 or any(place is None for place in places):
+        if arm == PRETRAINING or len(rows) == 1:
             flat += rows if len(rows) == 1 else []
             continue
         label = table.study.config.arms[arm].label or arm
         lines: dict[str, _Curve] = {}
         for row, place in zip(rows, places, strict=True):
-            others = "" if over_iterations else describe_values(row.values[1:])
+            if place is None:
+                continue
+            others = describe_values(row.values if over_iterations else row.values[1:])
             name = f"{label}, {others}" if others else label
-            curve = lines.setdefault(name, _Curve(name, [], []))
-            curve.places.append(float(place or 0))
+            axis = "Iterations" if over_iterations else _axis_name(row)
+            curve = lines.setdefault(name, _Curve(name, axis, [], []))
+            curve.places.append(place)
             curve.rows.append(row)
         curves += lines.values()
+        if lines:
+            flat += [row for row, place in zip(rows, places, strict=True) if place is None]
     return curves, flat
 
 
@@ -76,16 +89,16 @@ def _place(row: Row, over_iterations: bool) -> float | None:
     return float(value)
 
 
-def _axis_name(curves: Sequence[_Curve]) -> str:
-    key = curves[0].rows[0].values[0][0]
+def _axis_name(row: Row) -> str:
+    key = row.values[0][0]
     return key.rpartition(".")[2].replace("_", " ").capitalize()
 
 
 def _chart(table: StudyTable, column: Column, axis: str, curves: Sequence[_Curve], flat: Sequence[Row]) -> Chart | None:
     lines = []
     palette = colours("run", len(curves) + len(flat))
-    for curve, colour in zip(curves, palette, strict=False):
-        lines.append(Line(curve.label, colour, *_sorted(curve, column)))
+    for index, curve in enumerate(curves):
+        lines.append(Line(curve.label, palette[index], *_sorted(curve, column), dashed=index >= COLOURS))
     everywhere = np.array(sorted({place for curve in curves for place in curve.places}))
     for row, colour in zip(flat, palette[len(curves) :], strict=True):
         level = _mean(row, column)

@@ -6,15 +6,14 @@ A study's values are laid over its scale's (studies/scales/NAME.yaml), then come
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..config import RecipeError, apply_overrides, build_recipe, merge, read_yaml
 from .config import StudyConfig, flattened
+from .measures import is_measure
 
 DEFAULT_SCALE = "tiny"
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -55,7 +54,8 @@ def load_study(study: str | Path, scale: str | None = None, overrides: Sequence[
     """
     path = find_study(study)
     values = read_yaml(path)
-    changes = values.pop("scales", {})
+    _refuse_null_arms(values, path)
+    changes = _changes_by_scale(values.pop("scales", None) or {}, path)
     scale = scale or values.get("scale") or (None if "recipe" in values else DEFAULT_SCALE)
     values = _anchored(values, path)
     if scale is not None:
@@ -72,15 +72,19 @@ def load_study(study: str | Path, scale: str | None = None, overrides: Sequence[
 def _refuse_unknown_columns(config: StudyConfig, path: Path) -> None:
     from .columns import unknown_columns
 
-    asked = {
+    asked: dict[str, Iterable[str]] = {
         "columns": config.columns or (),
         "plots": config.plots,
         "select.by": (config.select.by,) if config.select else (),
+        "paper.units": config.paper.units if config.paper else (),
+        **{f"arms.{name}.paper": arm.paper for name, arm in config.arms.items()},
     }
     for key, names in asked.items():
-        unknown = unknown_columns(names)
+        unknown = unknown_columns(tuple(names))
         if unknown:
             raise RecipeError(f"{path}: {key}: {', '.join(unknown)} is neither a measure nor a fact of a run")
+    if config.select is not None and not is_measure(config.select.by):
+        raise RecipeError(f"{path}: select.by: {config.select.by} is a fact of a run; takes a measure of its samples")
 
 
 def find_study(study: str | Path) -> Path:
@@ -114,9 +118,14 @@ def _folder() -> Path:
     return next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
 
 
-def _at_scale(values: Mapping[str, Any], scale: str, changes: Any, path: Path) -> dict[str, Any]:
+def _changes_by_scale(changes: Any, path: Path) -> Mapping[str, Any]:
+    if isinstance(changes, Mapping) and all(own is None or isinstance(own, Mapping) for own in changes.values()):
+        return changes
+    raise RecipeError(f"{path}: scales: got {changes!r}, takes changes by scale, such as {{tiny: {{seeds: [0, 1]}}}}")
+
+
+def _at_scale(values: Mapping[str, Any], scale: str, changes: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The scale's values, the study's over them, and its changes for that scale over both."""
-    changes = changes if isinstance(changes, Mapping) else {}
     file = _scale_file(scale, path)
     if "recipe" in values and scale not in changes:
         raise RecipeError(f"{path}: names a recipe of its own and has no changes for the scale {scale}; leave it out")
@@ -125,14 +134,32 @@ def _at_scale(values: Mapping[str, Any], scale: str, changes: Any, path: Path) -
     return _without_null_arms(merge(merged, _anchored(own, path)), merged)
 
 
+def _refuse_null_arms(values: Mapping[str, Any], path: Path) -> None:
+    """Refuses arms that a study's own file leaves empty, most often by a slip: they would be missing from its table."""
+    empty = [name for name, arm in _arms(values).items() if arm is None]
+    if empty:
+        raise RecipeError(
+            f"{path}: arms.{empty[0]}: is empty; write {{}} for an arm that changes nothing. null leaves an arm out at "
+            "a scale or on the command line, not in the study itself"
+        )
+
+
+def _arms(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A study's arms, none where they are not the mapping that they will have to be."""
+    arms = values.get("arms")
+    return arms if isinstance(arms, Mapping) else {}
+
+
 def _without_null_arms(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """A study's values without the arms that changes to those `before` have set to null."""
-    arms, known = values.get("arms") or {}, before.get("arms") or {}
+    arms, known = _arms(values), _arms(before)
     unknown = [name for name, arm in arms.items() if arm is None and name not in known]
     if unknown:
         raise RecipeError(
             f"arms.{unknown[0]}: null leaves an arm out; there is none of that name, but {', '.join(known)}"
         )
+    if not arms:
+        return dict(values)
     return {**values, "arms": {name: arm for name, arm in arms.items() if arm is not None}}
 
 
@@ -148,8 +175,9 @@ def _scale_file(scale: str, path: Path) -> Path:
 def _anchored(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The values with the recipe's path made independent of the file that names it."""
     anchored = dict(values)
-    if anchored.get("recipe"):
-        anchored["recipe"] = str(path.parent / anchored["recipe"])
+    recipe = anchored.get("recipe")
+    if isinstance(recipe, str) and recipe:
+        anchored["recipe"] = str(path.parent / recipe)
     return anchored
 
 
@@ -158,9 +186,8 @@ def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     before, values = values, dict(values)
     for override in overrides:
         if override.startswith("sweep."):
-            key, _, text = override.removeprefix("sweep.").partition("=")
-            kept = flattened(values.get("sweep") or {})
-            values["sweep"] = {**kept, key: yaml.safe_load(text)}
+            given = flattened(apply_overrides({}, [override])["sweep"])
+            values["sweep"] = {**flattened(values.get("sweep") or {}), **given}
         else:
             values = apply_overrides(values, [override])
     return _without_null_arms(values, before)

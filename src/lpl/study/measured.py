@@ -12,7 +12,7 @@ from ..analysis.inputs import tracked
 from ..config import Recipe, RecipeError
 from ..data.images import digest
 from ..objective_sections import SelfPerceptualConfig
-from ..training.run_folder import timestamp
+from ..training.run_folder import hardware, timestamp
 from .identity import Training, identity_key, identity_of
 from .store import Store, is_complete
 
@@ -120,17 +120,26 @@ class MachineMeasurements:
         return None if self.memory_limit is None else int(self.memory_limit * GIB)
 
     def _times_key(self, trainings: Sequence[Training]) -> str:
-        return digest([cost_key(training, self.store) for training in trainings])[:10]
+        return digest([cost_key(training, self.store) for training in trainings], machine())[:10]
 
     def _batch_key(self, training: Training) -> str:
-        return digest(cost_key(training, self.store), self._limit)[:10]
+        return digest(cost_key(training, self.store), self._limit, machine())[:10]
+
+
+def machine() -> list[tuple[str, Any]]:
+    """What measurements are true of: a store that is shared or has moved holds those of other machines, too."""
+    import torch
+
+    return sorted(hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"), 1).items())
 
 
 def cost_key(training: Training, store: Store) -> str:
     """The key of what a training step costs: neither the seed counts, nor where the run begins, nor its length."""
-    return identity_key(identity_of(Training("", _at_one_step(training.recipe)), store.known))
+    return identity_key(identity_of(Training("", _at_fewest_steps(training.recipe)), store.known))
 
 
-def _at_one_step(recipe: Recipe) -> Recipe:
-    training = recipe.training.model_copy(update={"steps": max(1, recipe.training.ema_start + 1), "time_budget": None})
+def _at_fewest_steps(recipe: Recipe) -> Recipe:
+    # As few as a recipe may have: its average begins, and its weights are matched, before they end.
+    needed = [recipe.training.ema_start, *(term.matching_batches for term in recipe.objective.terms.values())]
+    training = recipe.training.model_copy(update={"steps": max(needed) + 1, "time_budget": None})
     return recipe.model_copy(update={"seed": 0, "training": training})

@@ -13,15 +13,16 @@ from ..training.checkpoints import CheckpointError, read_state, resolve_checkpoi
 from .config import PRETRAINING
 from .files import Study
 from .identity import Adopted, Training
+from .measures import needs_features
 from .recipes import (
     Values,
     base_name,
     refuse_idle_overrides,
-    refuse_unmatched,
     run_label,
     seeded,
     seeds_of,
     study_recipe,
+    swept,
     with_training,
 )
 
@@ -76,7 +77,8 @@ def plan(study: Study, measured: Measured, chosen: Mapping[str, Values] | None =
     Args:
         study: what is to be compared.
         measured: answers what depends on this machine.
-        chosen: the one point of its sweep at which each arm is shown, where that has been selected.
+        chosen: the one point of its sweep at which each arm is shown, where that has been selected; an arm for which
+            none could be is left out, and so is one that takes as long as it.
 
     Raises:
         RecipeError: a recipe that can't be run, or an override that no arm takes.
@@ -85,7 +87,9 @@ def plan(study: Study, measured: Measured, chosen: Mapping[str, Values] | None =
     refuse_idle_overrides(study)
     seeds = seeds_of(study)
     made: Trainings = {}
-    for arm in study.config.arms:
+    for arm, changes in study.config.arms.items():
+        if changes.same_time_as is not None and all(changes.same_time_as != other for other, _, _ in made):
+            continue
         for values in _sweep(study, arm, chosen):
             for seed in seeds:
                 made[arm, values, seed] = _training(study, measured, made, arm, values, seed)
@@ -97,22 +101,27 @@ def plan_selection(study: Study, measured: Measured) -> list[Point]:
     """The points by which each arm's place in its sweep is chosen: drawn from other noise than the figures' samples."""
     select = study.config.select
     assert select is not None
-    points = []
+    points: list[Point] = []
     for point in plan(study, measured):
         if point.arm == PRETRAINING or not point.values:
             continue
         sampling = point.sampling.model_copy(update={"seed": point.sampling.seed + select.seed_offset})
         changed = merge(point.evaluation.model_dump(), select.evaluation)
         evaluation = build_recipe(changed, f"{study.origin}, select.evaluation", EvaluationConfig)
+        if evaluation.extractor == "none" and needs_features(select.by):
+            raise RecipeError(
+                f"{study.origin}: select.by={select.by} needs features, and there is no extractor while choosing; set "
+                "select.evaluation.extractor, for example to inception, or choose by sliced_wasserstein"
+            )
         points.append(replace(point, sampling=sampling, evaluation=evaluation))
     return points
 
 
 def _sweep(study: Study, arm: str, chosen: Mapping[str, Values] | None) -> Iterator[Values]:
-    if chosen is not None and arm in chosen:
-        yield chosen[arm]
+    sweep = swept(study, arm)
+    if chosen is not None and sweep:
+        yield from [chosen[arm]] if arm in chosen else []
         return
-    sweep = study.config.sweep_of(arm)
     for combination in itertools.product(*sweep.values()):
         yield tuple(zip(sweep, (_hashable(value) for value in combination), strict=True))
 
@@ -129,7 +138,6 @@ def _training(study: Study, measured: Measured, made: Trainings, arm: str, value
     label = run_label(study, arm, trained, seed)
     recipe = seeded(study, recipe, seed, label)
     start = _start(study, arm, seed) if changes.start == "pretraining" else None
-    refuse_unmatched(study, recipe)
     training = Training(label, recipe, start)
     if changes.largest_batch:
         training = _with_largest_batch(training, measured)
@@ -138,12 +146,23 @@ def _training(study: Study, measured: Measured, made: Trainings, arm: str, value
         if changes.equal_time == "clock":
             training = replace(training, same_time_as=other)
         else:
+            _refuse_unknown_length(study, arm, other, training)
             steps = measured.steps(other, training)
             training = replace(training, recipe=with_training(training.recipe, steps=steps))
     if config.iterations is not None:
         recipe = with_training(training.recipe, keep_every=config.iterations)
         training = replace(training, recipe=recipe, milestones=_milestones(study, recipe))
     return training
+
+
+def _refuse_unknown_length(study: Study, arm: str, other: Training, training: Training) -> None:
+    """Refuses to take as many steps as fit another's time, where not its steps but the clock ends one of them."""
+    for run in (other, training):
+        if run.same_time_as is not None or run.recipe.training.time_budget is not None:
+            raise RecipeError(
+                f"{study.origin}: arms.{arm}.equal_time=ratio: needs numbers of steps that are known beforehand, and "
+                f"the clock ends {run.label} (training.time_budget or equal_time=clock); take equal_time=clock"
+            )
 
 
 def _made(made: Trainings, arm: str, seed: int) -> Training:
@@ -171,10 +190,9 @@ def _starting_points(study: Study, made: Trainings) -> list[Point]:
     if not study.config.train or study.config.iterations is not None:
         return []
     starts = {(seed, run.start): None for (_, _, seed), run in made.items() if run.start is not None}
-    if len({seed for seed, _ in starts}) < len(starts):
+    if not starts or len({seed for seed, _ in starts}) < len(starts):
         return []
-    baseline = study.config.compared_with
-    values = next(values for arm, values, _ in made if arm == baseline)
+    baseline, values, _ = next((key for key in made if key[0] == study.config.compared_with), next(iter(made)))
     points = []
     for seed, start in starts:
         assert start is not None
@@ -218,6 +236,11 @@ def _checkpoint(path: str, recipe: Recipe) -> Path:
 def _milestones(study: Study, recipe: Recipe) -> tuple[int, ...]:
     every, steps = study.config.iterations, recipe.training.steps
     assert every is not None
+    if recipe.training.time_budget is not None:
+        raise RecipeError(
+            f"{study.origin}: iterations={every} are counted up to training.steps of {recipe.name}, which "
+            f"training.time_budget={recipe.training.time_budget:g} may end before; give one of them"
+        )
     if every > steps:
         raise RecipeError(f"{study.origin}: iterations={every} is more than training.steps={steps} of {recipe.name}")
     return tuple(sorted({*range(every, steps + 1, every), steps}))

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import Recipe, RecipeError, apply_overrides, build_recipe, merge
+from ..config import Recipe, RecipeError, Section, apply_overrides, build_recipe, merge
 from ..objective_sections import DEFAULT_KIND
-from .config import PRETRAINING
+from .config import PRETRAINING, Sweep
 from .files import Study
 
-PERCEPTUAL = "objective.perceptual."
+TERMS = ("perceptual", "gate_perceptual")  # keys of `objective` that an arm has, or has not
+SECTIONS = frozenset(
+    name
+    for name, field in Recipe.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+)
+# Settings of the command line that would change no run, or make all arms the same, with what to do instead.
+IDLE = {
+    "name": "a study's runs are named after its arms; --output names its folder",
+    "output": "a study's runs lie in its store; --output names its folder, --store the store",
+    "objective": "would make the arms' objectives one and the same; set its keys, such as objective.perceptual.weight",
+}
 Values = tuple[tuple[str, Any], ...]  # a point of a sweep: (recipe key, value) pairs
 
 
@@ -20,29 +31,74 @@ def study_recipe(study: Study, arm: str, pretraining: bool = False, values: Valu
     Raises:
         RecipeError: it can't be run.
     """
-    config, changes = study.config, study.config.arms[arm]
-    layers = [config.pretraining] if pretraining else [config.posttraining]
-    layers += [changes.throughout] if pretraining else [changes.throughout, changes.recipe]
-    merged: dict[str, Any] = dict(study.base)
-    for layer in layers:
-        merged = merge(merged, layer)
-    merged = _with_term_settings(study, merged)
-    if not pretraining and changes.start == "pretraining":
-        # Only runs know where it lies, and some terms need to know that there is one.
-        merged = merge(merged, {"training": {"initial_checkpoint": PRETRAINING}})
-    overrides = [text for text in study.overrides if _concerns(text, merged)]
-    merged = apply_overrides(merged, overrides)
+    part = f"{arm}, pretraining" if pretraining else arm
+    origin = f"{study.origin}, {part}{''.join(f', {key}={value}' for key, value in values)}"
+    merged = _before_overrides(study, arm, pretraining)
+    merged = apply_overrides(merged, [text for text in study.overrides if _concerns(_key(text), merged)])
     for key, value in values:
         merged = _with_value(merged, key, value)
-    part = f"{arm}, pretraining" if pretraining else arm
-    at = "".join(f", {key}={value}" for key, value in values)
-    return build_recipe(merged, f"{study.origin}, {part}{at}")
+    _refuse_emptied_sections(merged, origin)
+    _refuse_checkpoint(merged, origin)
+    if not pretraining and study.config.arms[arm].start == "pretraining":
+        # Only runs know where it lies, and some terms need to know that there is one.
+        merged = merge(merged, {"training": {"initial_checkpoint": PRETRAINING}})
+    return build_recipe(merged, origin)
+
+
+def swept(study: Study, arm: str) -> Sweep:
+    """What an arm is swept over: its own keys, or those of the study's that concern it.
+
+    Raises:
+        RecipeError: the arm's own sweep is over a perceptual term that it has not.
+    """
+    merged, own = _before_overrides(study, arm), study.config.arms[arm].sweep
+    sweep = study.config.sweep_of(arm)
+    concerning = {key: points for key, points in sweep.items() if _concerns(key, merged)}
+    idle = [key for key in sweep if key not in concerning]
+    if own is not None and idle:
+        raise RecipeError(
+            f"{study.origin}: arms.{arm}.sweep.{idle[0]}: the arm has no such term; give it one in its recipe, such as "
+            "{objective: {perceptual: {}}}"
+        )
+    return concerning
+
+
+def _before_overrides(study: Study, arm: str, pretraining: bool = False) -> dict[str, Any]:
+    """What the files say of an arm's post-training, or of its pre-training."""
+    config, changes = study.config, study.config.arms[arm]
+    layers = {"recipe": study.base}
+    layers |= {"pretraining": config.pretraining} if pretraining else {"posttraining": config.posttraining}
+    layers |= {f"arms.{arm}.throughout": changes.throughout}
+    layers |= {} if pretraining else {f"arms.{arm}.recipe": changes.recipe}
+    merged: dict[str, Any] = {}
+    for name, layer in layers.items():
+        _refuse_emptied_sections(layer, f"{study.origin}, {name}")
+        merged = merge(merged, layer)
+    return _with_term_settings(study, merged)
+
+
+def _refuse_emptied_sections(values: Mapping[str, Any], origin: str) -> None:
+    """Refuses to put nothing or a value in a section's place: what is merged later would leave it with defaults."""
+    for key in SECTIONS & set(values):
+        if not isinstance(values[key], Mapping):
+            given = "nothing" if values[key] is None else repr(values[key])
+            raise RecipeError(f"{origin}: {key}: got {given}, takes settings; leave it out to change none")
+
+
+def _refuse_checkpoint(values: Mapping[str, Any], origin: str) -> None:
+    """Refuses a start that runs would have without its being told apart from another."""
+    given = (values.get("training") or {}).get("initial_checkpoint")
+    if given is not None:
+        raise RecipeError(
+            f"{origin}: training.initial_checkpoint={given}: a study says itself what its runs begin from; name the "
+            "checkpoint as `pretrained`, of the study or of an arm"
+        )
 
 
 def _with_term_settings(study: Study, values: dict[str, Any]) -> dict[str, Any]:
     """The study's settings of perceptual terms below the arm's own, where the arm has such a term."""
     objective = values.get("objective") or {}
-    for key in ("perceptual", "gate_perceptual"):
+    for key in TERMS:
         own = objective.get(key) if isinstance(objective, Mapping) else None
         if isinstance(own, Mapping):
             is_lpl = own.get("kind", DEFAULT_KIND) == DEFAULT_KIND
@@ -59,7 +115,9 @@ def describe_values(values: Values) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "+".join(_plain(entry) for entry in value)
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return short if float(short := f"{value:g}") == value else repr(value)  # other values have other names
+    return "none" if value is None else str(value)
 
 
 def seeds_of(study: Study) -> tuple[int, ...]:
@@ -106,38 +164,34 @@ def _with_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, An
     return merge(values, layer)
 
 
-def _concerns(override: str, values: Mapping[str, Any]) -> bool:
-    """Whether an override applies: a setting of the perceptual term must not give an arm one that has none."""
-    if not override.startswith(PERCEPTUAL):
-        return True
-    objective = values.get("objective") or {}
-    return isinstance(objective, Mapping) and objective.get("perceptual") is not None
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _term(key: str) -> str | None:
+    """The perceptual term that a recipe's key sets, or is a setting of."""
+    return next((term for term in TERMS if f"{key}.".startswith(f"objective.{term}.")), None)
+
+
+def _concerns(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a setting applies: one of a perceptual term must not give an arm one that has none."""
+    term, objective = _term(key), values.get("objective")
+    return term is None or (isinstance(objective, Mapping) and objective.get(term) is not None)
 
 
 def refuse_idle_overrides(study: Study) -> None:
     """Refuses settings of the command line that would change no run.
 
     Raises:
-        RecipeError: a setting of perceptual terms, where no arm has one.
+        RecipeError: a setting of perceptual terms, where no arm has one; or one that a study has no use for.
     """
+    recipes = [_before_overrides(study, arm) for arm in study.config.arms]
     for override in study.overrides:
-        if override.startswith(PERCEPTUAL) and not any(
-            study_recipe(study, arm).objective.perceptual is not None for arm in study.config.arms
-        ):
+        key = _key(override)
+        if key in IDLE:
+            raise RecipeError(f"{override}: {IDLE[key]}")
+        if not any(_concerns(key, values) for values in recipes):
             raise RecipeError(f"{override}: no arm of {study.config.name} has a perceptual term")
-
-
-def refuse_unmatched(study: Study, recipe: Recipe) -> None:
-    """Refuses a weight that would still be being matched when training ends, and so be 0 all along.
-
-    Raises:
-        RecipeError: matching takes all batches of training.
-    """
-    batches = recipe.training.steps * recipe.training.accumulation
-    for key, term in recipe.objective.terms.items():
-        measured = term.weight == "matched" or key == "gate_perceptual"
-        if measured and term.matching_batches >= batches:
-            raise RecipeError(
-                f"{study.origin}, {recipe.name}: objective.{key}.matching_batches={term.matching_batches} is not less "
-                f"than the {batches} batches of training, so that it would have no weight in any of them"
-            )
+    for key in study.config.sweep:
+        if not any(_concerns(key, values) for values in recipes):
+            raise RecipeError(f"sweep.{key}: no arm of {study.config.name} has a perceptual term")

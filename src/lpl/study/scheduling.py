@@ -152,7 +152,8 @@ class Blocked(RuntimeError):
 
 
 def _blocked(job: Job, failed: set[Path]) -> str | None:
-    missing = [path for path in job.after if path in failed]
+    # A run may begin from one that was trained and could not be measured.
+    missing = [path for path in job.after if path in failed and not is_complete(path)]
     return f"not started, because {missing[0].name} failed" if missing else None
 
 
@@ -168,7 +169,9 @@ class _Process:
 
     def __init__(self, job: Job, slot: Slot, folder: Path, to_file: bool) -> None:
         self.job = job
-        self.description = folder / f"{slug(job.label)}.json"
+        # A run's folder is its own, with the key in its name; labels may differ in what no file's name holds.
+        name = slug(job.label) if job.folder is None else job.folder.name
+        self.description = folder / f"{name}.json"
         self.log: IO[str] | None = None
         write_text(self.description, job_to_json(job))
         if to_file:
@@ -199,12 +202,13 @@ class _Process:
     def failure(self) -> str | None:
         """Why it failed, once it has ended."""
         code = self.process.returncode
+        where = f"; see {self.description.with_suffix('.log')}" if self.log is not None else ""
         if code == 0:
-            return None
+            unfinished = self.job.folder is not None and not self.job.done
+            return f"ended without an error and without having done everything{where}" if unfinished else None
         file = self.description.with_suffix(ERROR_SUFFIX)
         if file.is_file():
             return file.read_text(encoding="utf-8")
-        where = f"; see {self.description.with_suffix('.log')}" if self.log is not None else ""
         if code < 0:
             killed = signal.Signals(-code).name
             return f"was killed by {killed}{' (out of memory?)' if killed == 'SIGKILL' else ''}{where}"

@@ -55,11 +55,14 @@ class Difference:
         """Student's 95 % interval of the mean difference, t · s/√n around it; None with one seed.
 
         It takes differences over seeds for normal. Where all are equal it has no width: the seeds then say nothing of
-        the spread, as with a quantity that does not depend on them.
+        the spread, as with a quantity that does not depend on them. Where one has no bound, as where a ratio that is
+        judged by its logarithm is 0, neither has the interval.
         """
         count = len(self.values)
         if count < 2:
             return None
+        if not all(map(math.isfinite, self.values)):
+            return -math.inf, math.inf
         half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(self.values) / math.sqrt(count)
         return self.mean - half, self.mean + half
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Recipe, RecipeError, dump_recipe
+from ..data.images import digest
 from ..training.checkpoints import complete_checkpoints, read_state, resolve_checkpoint, trained_recipe
 from ..training.metrics import truncate_metrics
 from ..training.run_folder import write_text
@@ -54,8 +55,8 @@ class Store:
         for folder in runs:
             if has_milestones(folder, milestones):
                 return folder
-        # Complete, but without the checkpoints that a curve needs: it is trained again, beside the one that is there.
-        suffix = "-with-checkpoints" if runs else ""
+        # There is one without the checkpoints that a curve needs: it is trained again, beside those that are there.
+        suffix = f"-checkpoints-{digest(milestones)[:6]}" if runs else ""
         return self.folder / f"{slug(label)}-{key}{suffix}"
 
     @cached_property
@@ -124,12 +125,17 @@ def has_milestones(folder: Path, milestones: Iterable[int]) -> bool:
 
 
 def adopt(adopted: Adopted, folder: Path) -> None:
-    """Makes a checkpoint from elsewhere a complete run of the store, without copying its weights."""
-    if is_complete(folder):
-        return
+    """Makes a checkpoint from elsewhere a complete run of the store, without copying its weights.
+
+    One that was adopted before and has moved since is linked to where it lies now.
+    """
     checkpoint = resolve_checkpoint(adopted.checkpoint).resolve()
     link = folder / "checkpoints" / checkpoint.name
+    if link.exists() and is_complete(folder):
+        return
     link.parent.mkdir(exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
     if not link.exists():
         link_or_copy(checkpoint, link)
     state = read_state(checkpoint)

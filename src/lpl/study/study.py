@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..config import Recipe, Section
+from ..config import EvaluationConfig, Recipe, SamplingConfig, Section
 from ..errors import LplError
 from ..objective_sections import LatentLPIPSConfig
 from ..reports.wording import duration
@@ -116,9 +116,11 @@ def _carry_out(session: _Session) -> list[Evidence]:
     measured = MachineMeasurements(session.store, session.console, study.config.memory_limit)
     if study.config.select is not None:
         evidence = _evidence(session, plan_selection(study, measured))
-        session.chosen = choose(study.config.select, evidence)
+        choice = choose(study.config, evidence)
+        session.chosen = dict(choice.places)
+        session.failures |= choice.failures
         session.selection = make_table(selection_study(study), evidence, seeds_of(study))
-    session.points = plan(study, measured, session.chosen)
+    session.points = plan(study, measured, None if study.config.select is None else session.chosen)
     evidence = _evidence(session, session.points)
     return _with_speeds(session, measured, evidence) if study.config.measure_speed else evidence
 
@@ -207,24 +209,46 @@ def _published(session: _Session, point: Point) -> Mapping[str, float]:
 
 def _with_speeds(session: _Session, measured: MachineMeasurements, evidence: Sequence[Evidence]) -> list[Evidence]:
     """The arms' throughputs, timed in turn in one process; an arm that can't be timed is named among the failures."""
-    first = {entry.point.arm: entry.point.training for entry in reversed(evidence) if entry.point.arm != PRETRAINING}
-    arms = [arm for arm in session.study.config.arms if isinstance(first.get(arm), Training)]
-    trainings = [training for arm in arms if isinstance(training := first[arm], Training)]
+    timed: dict[tuple[str, Values], Training] = {}  # seeds cost the same
+    for entry in evidence:
+        if isinstance(entry.point.training, Training) and _is_of_arm(entry):
+            timed.setdefault((entry.point.arm, entry.point.values), _without_samples(entry.point.training))
+    trainings = list(dict.fromkeys(timed.values()))
     try:
-        speeds = dict(zip(arms, measured.times(trainings)["speeds"], strict=True))
+        speeds = dict(zip(trainings, measured.times(trainings)["speeds"], strict=True))
     except Exception as error:
         session.failures["speed"] = str(error)
         return list(evidence)
-    return [replace(entry, speed=speeds.get(entry.point.arm)) for entry in evidence]
+    found = {place: speeds[training] for place, training in timed.items()}
+    return [
+        replace(entry, speed=found.get((entry.point.arm, entry.point.values))) if _is_of_arm(entry) else entry
+        for entry in evidence
+    ]
+
+
+def _without_samples(training: Training) -> Training:
+    """The same for all ways of sampling and measuring a run."""
+    update = {"sampling": SamplingConfig(), "evaluation": EvaluationConfig()}
+    return replace(training, recipe=training.recipe.model_copy(update=update))
+
+
+def _is_of_arm(entry: Evidence) -> bool:
+    """Whether it is of an arm's own run, rather than of what the arms begin from."""
+    return entry.point.arm != PRETRAINING and not entry.is_start
 
 
 def _link(session: _Session, points: Sequence[Point]) -> None:
     """Readable names for the study's runs, in its folder."""
     session.folder.mkdir(parents=True, exist_ok=True)
     prefix = f"{session.study.base.get('name', 'run')}-"
+    folders: dict[str, set[Path]] = {}
     for training in training_order(points):
-        link = session.folder / slug(training.label.removeprefix(prefix))
-        folder = session.store.locate(training).resolve()
+        name = slug(training.label.removeprefix(prefix))
+        folders.setdefault(name, set()).add(session.store.locate(training).resolve())
+    # Names that differ in punctuation alone are the same here, and then have their keys, too.
+    links = {(name if len(found) == 1 else folder.name): folder for name, found in folders.items() for folder in found}
+    for name, folder in links.items():
+        link = session.folder / name
         if link.is_symlink():
             link.unlink()
         if not link.exists():

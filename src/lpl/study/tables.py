@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from ..reports import wording
 from .columns import Column, Evidence, columns_of
 from .config import PRETRAINING, StudyConfig
 from .files import Study
+from .measures import needs_features
 from .recipes import Values, describe_values
 from .statistics import CONFIDENCE, Difference, Summary, paired
 
@@ -61,9 +63,9 @@ class Row:
     evidence: tuple[Evidence, ...]
 
     def of(self, column: Column) -> dict[int, float]:
-        """The column's values by seed."""
+        """The column's values by seed, where they are numbers."""
         found = {entry.point.seed: column.value(entry) for entry in self.evidence}
-        return {seed: value for seed, value in found.items() if value is not None}
+        return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def make_table(
     rows = _rows(study, evidence)
     asked = columns_of(study.config.columns, evidence)
     columns = [column for column in asked if _is_shown(study, column, rows)]
-    missing = tuple(column for column in asked if column not in columns)
+    plotted = [column for column in columns_of(study.config.plots, evidence) if column.name not in _names(asked)]
+    missing = tuple(column for column in (*asked, *plotted) if not _is_shown(study, column, rows))
     decimals = {column.name: _decimals(column, rows) for column in columns}
     cells = []
     for row in rows:
@@ -118,6 +121,10 @@ def make_table(
     return StudyTable(
         study, tuple(columns), tuple(rows), tuple(cells), tuple(seeds), failures or {}, chosen or {}, missing=missing
     )
+
+
+def _names(columns: Sequence[Column]) -> set[str]:
+    return {column.name for column in columns}
 
 
 def _is_shown(study: Study, column: Column, rows: Sequence[Row]) -> bool:
@@ -144,10 +151,10 @@ def _row_label(study: Study, arm: str, values: Values, iteration: int | None) ->
 
 
 def _baseline(study: Study, rows: Sequence[Row], row: Row) -> Row | None:
-    """The baseline's row at the same place, or its first one at the same iteration."""
+    """The baseline's row at the same place, as far as it is swept over the same, or its first one at the iteration."""
     candidates = [other for other in rows if other.arm == study.config.against(row.arm)]
-    candidates = [other for other in candidates if other.iteration == row.iteration] or candidates
-    same = [other for other in candidates if other.values == row.values]
+    candidates = [other for other in candidates if other.iteration == row.iteration]
+    same = [other for other in candidates if set(other.values) <= set(row.values)]
     found = next(iter(same or candidates), None)
     return None if found is row else found
 
@@ -300,13 +307,10 @@ def _failures_in_words(table: StudyTable) -> list[str]:
 
 def _missing_in_words(table: StudyTable) -> list[str]:
     """Which measures no run has, and why, or what it takes."""
-    from ..evaluation.measures import MEASURES
-
-    featured = {name for measure in MEASURES if measure.on_features for name in measure.labels}
     lines = []
     for column in table.missing:
         reasons = _reasons(table, column.name)
-        if not reasons and column.name in featured:
+        if not reasons and needs_features(column.name):
             reasons = ["it needs features, set evaluation.extractor"]
         lines.append("; ".join([f"Not measured: {column.heading}", *reasons]) + ".")
     return lines
