@@ -55,6 +55,13 @@ def test_damaged_lines_are_counted_and_the_rest_is_kept(tmp_path, metrics):
     assert tail.unreadable == 3
 
 
+def test_whole_numbers_beyond_floats_are_infinite(tmp_path, metrics):
+    metrics.write_text('{"step": 1, "loss": 1' + "0" * 400 + "}\n")
+    tail = MetricsTail(metrics)
+    assert steps_of(tail) == [1]
+    assert tail.unreadable == 0
+
+
 @pytest.mark.parametrize("again", [[], [3], [3, 4, 5, 6, 7, 8]], ids=["shorter", "as long", "longer"])
 def test_a_resumed_run_is_read_anew(tmp_path, metrics, again):
     """The trainer cuts the file back to its checkpoint, and may then log as much again before anybody looks."""

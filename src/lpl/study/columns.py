@@ -15,10 +15,10 @@ from typing import Any
 from ..config import Recipe, load_recipe
 from ..reports.metric_table import ARROWS, READINGS
 from ..training.checkpoints import CheckpointError, read_state
+from ..training.run_folder import run_information
 from .identity import Adopted, Training
 from .measures import is_measure, labels
 from .planning import Point
-from .store import run_information
 
 GIB = 1 << 30
 

@@ -16,9 +16,9 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from ..config import EvaluationConfig, Recipe, SamplingConfig, build_recipe, load_recipe
 from ..data.images import digest
 from ..training.display import say
-from ..training.run_folder import write_text
+from ..training.run_folder import run_information, write_text
 from .identity import evaluation_key, set_key
-from .store import is_complete, run_information
+from .store import is_complete
 
 REFERENCES = "reference"  # folder of the store for features of reference images
 RECONSTRUCTIONS = "reconstructions"  # and for how the autoencoder's reconstructions of them measure up

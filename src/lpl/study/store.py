@@ -15,7 +15,7 @@ from ..config import Recipe, RecipeError, dump_recipe
 from ..data.images import digest
 from ..training.checkpoints import complete_checkpoints, read_state, resolve_checkpoint, trained_recipe
 from ..training.metrics import truncate_metrics
-from ..training.run_folder import write_text
+from ..training.run_folder import run_information, write_text
 from .identity import Adopted, Fingerprints, Training, identity_key, identity_of
 
 IDENTITY = "identity.json"
@@ -103,13 +103,6 @@ class Store:
 def slug(label: str) -> str:
     """A label as part of a folder's name."""
     return re.sub(r"[^\w.=-]+", "-", label).strip("-") or "run"
-
-
-def run_information(folder: Path) -> dict[str, Any]:
-    """The content of run.json; empty where there is none."""
-    file = folder / "run.json"
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return content
 
 
 def is_complete(folder: Path) -> bool:

@@ -127,16 +127,21 @@ class RunFolder:
 
     @property
     def information(self) -> dict[str, Any]:
-        """The content of run.json; empty where there is none, or, with a warning, where it can't be read."""
-        path = self.path / "run.json"
-        if not path.is_file():
-            return {}
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:  # no JSON, or no text at all
-            logger.warning("%s: is damaged (%s); what it said of earlier sessions is lost", path, error)
-            return {}
-        return content
+        """See `run_information`."""
+        return run_information(self.path)
+
+
+def run_information(folder: Path) -> dict[str, Any]:
+    """The content of a run's run.json; empty where there is none, or, with a warning, where it can't be read."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
+        logger.warning("%s: is damaged (%s); what it said of earlier sessions is lost", path, error)
+        return {}
+    return content
 
 
 @contextmanager

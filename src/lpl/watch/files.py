@@ -7,7 +7,6 @@ read again.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ..reports.runs import is_number, mapping
+from ..reports.runs import JSON, is_number, mapping
 
 Values = NDArray[np.float64]
 
@@ -92,7 +91,7 @@ class RunReader:
         self.folder = folder
         self._metrics = MetricsTail(folder / METRICS)
         self._recipe = _Cached(folder / "recipe.yaml", yaml.safe_load)
-        self._information = _Cached(folder / "run.json", json.loads)
+        self._information = _Cached(folder / "run.json", JSON.decode)
 
     def read(self) -> RunState:
         """What the folder holds now."""
@@ -167,7 +166,7 @@ class MetricsTail:
 
     def _take(self, line: bytes) -> None:
         try:
-            row = json.loads(line)
+            row = JSON.decode(line.decode())
         except ValueError:
             row = None
         if not isinstance(row, dict) or not is_number(row.get("step")):
