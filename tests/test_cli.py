@@ -65,3 +65,36 @@ def test_what_the_file_system_refuses_is_told_without_a_traceback(tmp_path: Path
     assert output.startswith("error: ")
     assert "Traceback" not in output
     assert f"{tmp_path}/file" in output
+
+
+def test_paths_are_printed_letter_by_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets would be taken for markup, and `file.py:x` for a picture."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("objective: {perceptual: {kind: custom, term: 'nosuch.py:X'}}\n")
+    code, output = invoke("train", recipe, f"output={tmp_path}/run")
+    assert code == 1
+    assert "nosuch.py:X" in output or "nosuch.py: no such file" in output
+    monkeypatch.setattr("lpl.training.train", lambda recipe, resume: Path("runs/[/b]exp[lr=3]:x:"))
+    code, output = invoke("train", "recipes/demo.yaml")
+    assert code == 0
+    assert output == "trained: runs/[/b]exp[lr=3]:x:\n"
+
+
+@pytest.mark.parametrize("objective", ["5", "{perceptual: 5}", "{wieghting: min_snr}"])
+def test_a_classifiers_recipe_is_checked_whole(objective: str, tmp_path: Path) -> None:
+    """Its objective is replaced; a mistake there is a mistake all the same."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"objective: {objective}\n")
+    code, output = invoke("train-latent-classifier", recipe)
+    assert code == 1
+    assert output.startswith(f"error: {recipe}: objective")
+
+
+@pytest.mark.parametrize("devices", ["a", "0-3", "0,,1", "", "99"])
+def test_devices_that_are_none_are_refused_before_anything_starts(devices: str, tmp_path: Path) -> None:
+    code, output = invoke(
+        "study", "demo", "--devices", devices, "--output", tmp_path / "study", "--store", tmp_path / "s"
+    )
+    assert code == 1
+    assert "error: --devices: got" in output
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.add_typer(analyze, name="analyze")
 app.command()(calibrate)
 console = Console()
+tell = partial(console.print, markup=False, emoji=False, highlight=False, soft_wrap=True)  # paths, letter by letter
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe: one YAML file describes one run.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder, as `lpl train` wrote it.")]
@@ -52,7 +54,7 @@ def encode(recipe: RecipeFile, overrides: Overrides = None) -> None:
         from .data import build_latent_cache
 
         cache = build_latent_cache(loaded.data, _autoencoder(loaded), loaded.autoencoder.batch_size)
-        console.print(f"{len(cache):,} latents of {len(cache.classes)} classes in {cache.folder}")
+        tell(f"{len(cache):,} latents of {len(cache.classes)} classes in {cache.folder}")
 
 
 @app.command()
@@ -66,7 +68,7 @@ def train(
         loaded = load_recipe(recipe, overrides or [])
         from .training import train as run_training
 
-        console.print(f"trained: {run_training(loaded, resume=resume)}")
+        tell(f"trained: {run_training(loaded, resume=resume)}")
 
 
 @app.command("train-autoencoder")
@@ -77,7 +79,7 @@ def train_autoencoder(recipe: RecipeFile, overrides: Overrides = None) -> None:
         from .training.autoencoder_recipe import AutoencoderRecipe
 
         loaded = load_recipe(recipe, overrides or [], AutoencoderRecipe)
-        console.print(f"autoencoder: {run_training(loaded)}")
+        tell(f"autoencoder: {run_training(loaded)}")
 
 
 @app.command("train-latent-classifier")
@@ -97,7 +99,7 @@ def train_latent_classifier(
         folder = classifier_of(loaded, _autoencoder(loaded), settings, output)
         about = read_description(folder)
         right = f"{about['accuracy']:.1%} right of {about['tested_on']['which']}"
-        console.print(f"classifier: {folder} ({right})", soft_wrap=True)
+        tell(f"classifier: {folder} ({right})")
 
 
 @app.command("distill-decoder")
@@ -108,7 +110,7 @@ def distill_decoder(recipe: RecipeFile, overrides: Overrides = None) -> None:
         from .training.tiny_decoder_recipe import TinyDecoderRecipe
 
         loaded = load_recipe(recipe, overrides or [], TinyDecoderRecipe)
-        console.print(f"autoencoder: {train_tiny_decoder(loaded)}")
+        tell(f"autoencoder: {train_tiny_decoder(loaded)}")
 
 
 @app.command()
@@ -119,7 +121,7 @@ def sample(run: RunFolder, overrides: Overrides = None, name: SetName = "default
         from .training import sample_run
 
         config = with_overrides(recipe_of(run).sampling, overrides or [])
-        console.print(f"samples: {sample_run(run, config, name)}")
+        tell(f"samples: {sample_run(run, config, name)}")
 
 
 @app.command()
@@ -132,7 +134,7 @@ def evaluate(run: RunFolder, overrides: Overrides = None, name: SetName = "defau
         config = with_overrides(recipe_of(run).evaluation, overrides or [])
         evaluate_run(run, config, name, device=_device())
         console.print(compare_table([run], name))
-        console.print(f"metrics: {run / 'metrics.json'}")
+        tell(f"metrics: {run / 'metrics.json'}")
 
 
 @app.command()
@@ -151,7 +153,7 @@ def report(
         page = write_report(folders, output, title, name)
         if runs := sort_folders(folders)[0]:
             console.print(compare_table(runs, name))
-        console.print(f"report: {page}")
+        tell(f"report: {page}")
 
 
 @app.command()
@@ -238,6 +240,7 @@ def with_overrides(section: SectionType, overrides: list[str]) -> SectionType:
 def classifier_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, LatentClassifierConfig]:
     """A recipe, and how to train a classifier of its latents: as its term of that kind says, or by default."""
     values = read_yaml(path)
+    build_recipe(values, str(path))  # whatever is wrong with it, in the part that is replaced too
     objective = values.get("objective") or {}
     if (objective.get("perceptual") or {}).get("kind") != "latent_lpips":
         values["objective"] = {"perceptual": {"kind": "latent_lpips"}}

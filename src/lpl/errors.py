@@ -22,7 +22,9 @@ def explained() -> Iterator[None]:
     except (LplError, ValueError, OSError) as error:
         if os.environ.get("LPL_TRACEBACK"):
             raise
-        Console(stderr=True, soft_wrap=True).print("error:", _message(error), markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            "error:", _message(error), markup=False, emoji=False, highlight=False
+        )
         raise typer.Exit(1) from None
 
 

@@ -253,3 +253,21 @@ def test_bad_arguments_are_named(scheduler: Any, timesteps: torch.Tensor, messag
 def test_shapes_that_differ_are_refused(batch: tuple) -> None:
     with pytest.raises(ValueError, match=r"output: got shape \(4, 3, 5, 6\)"):
         predicted_latent(make("DDPMScheduler", "epsilon"), batch[0][:, :3], batch[1], torch.tensor([1] * 4))
+
+
+def test_whole_timesteps_of_any_type(batch: tuple) -> None:
+    clean, noise = batch
+    for scheduler in (make("DDPMScheduler", "epsilon"), DDPM()):
+        expected = predicted_latent(scheduler, noise, clean, torch.tensor([0, 1, 2, 100]))
+        for dtype in (torch.uint8, torch.int16, torch.int32):
+            actual = predicted_latent(scheduler, noise, clean, torch.tensor([0, 1, 2, 100], dtype=dtype))
+            assert torch.equal(actual[0], expected[0])
+            assert torch.equal(actual[1], expected[1])
+
+
+def test_what_is_commonly_passed_by_mistake_is_named(batch: tuple) -> None:
+    timesteps = torch.tensor([1] * 4)
+    with pytest.raises(ValueError, match="output: got tuple, takes the denoiser's tensor, such as its `.sample`"):
+        predicted_latent(DDPM(), (batch[0],), batch[1], timesteps)
+    with pytest.raises(ValueError, match="scheduler: got the class DDPMScheduler, takes an instance"):
+        predicted_latent(diffusers.DDPMScheduler, batch[0], batch[1], timesteps)

@@ -158,6 +158,16 @@ class TestGatedSubset:
             GatedSubset(exact, count=1, importance=lambda p, t, s: -s)(*latents, SIGMA)
         with pytest.raises(ValueError, match="sigma: missing"):
             GatedSubset(exact, count=1)(*latents)
+        with pytest.raises(ValueError, match="count: got 1.5"):
+            GatedSubset(exact, count=1.5)
+        prediction, target = latents
+        subset = GatedSubset(exact, count=1, importance="error")
+        with pytest.raises(ValueError, match="prediction: holds NaN"):
+            subset(prediction * torch.nan, target, SIGMA)
+        with pytest.raises(ValueError, match="target: got shape .* takes that of prediction"):
+            subset(prediction, target[..., :-1], SIGMA)
+        with pytest.raises(ValueError, match="loss: got Linear, takes a loss"):
+            GatedSubset(torch.nn.Linear(1, 1), count=1)
 
 
 class TestEveryKth:
@@ -199,8 +209,9 @@ class TestEveryKth:
         )
 
     def test_refuses_what_it_cannot_do(self, exact) -> None:
-        with pytest.raises(ValueError, match="k: got 0"):
-            EveryKth(exact, k=0)
+        for k in (0, 1.5):
+            with pytest.raises(ValueError, match=f"k: got {k}"):
+                EveryKth(exact, k=k)
 
 
 class TestSteps:

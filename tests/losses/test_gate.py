@@ -44,6 +44,10 @@ def test_where_nothing_passes_the_zero_still_has_a_gradient():
         (lambda: passing(torch.ones(2), 3.0, LATENTS), "sigma: got 2 numbers, takes one for each of 3 samples"),
         (lambda: passing(torch.tensor([1.0, -1.0, 2.0]), 3.0, LATENTS), r"sigma: got \[-1.0\], takes noise-to-signal"),
         (lambda: passing(torch.tensor([1.0, torch.nan, 2.0]), 3.0, LATENTS), r"sigma: got \[nan\]"),
+        (
+            lambda: passing(torch.tensor([1, 999, 2]), 3.0, LATENTS),
+            "sigma: got torch.int64, takes floats: .* no timesteps",
+        ),
         (lambda: check_pair(LATENTS.long(), LATENTS), r"prediction: got torch.int64 \(3, 2, 4, 4\)"),
         (lambda: check_pair(LATENTS, LATENTS[0]), r"target: got torch.float32 \(2, 4, 4\), takes floating-point"),
         (lambda: check_pair(LATENTS, LATENTS[:2]), r"target: got shape \(2, 2, 4, 4\), takes that of prediction"),

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from small_studies import STUDY, StudyFolder
 
+from lpl.config import RecipeError
 from lpl.study import load_study, scheduling
 from lpl.study.recipes import study_recipe
 from lpl.study.running import Job, Measurement, job_from_json, job_to_json
@@ -30,10 +32,16 @@ def test_a_job_survives_being_written_down(studies: StudyFolder, tmp_path: Path)
 
 
 def test_a_gpu_has_one_process_and_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [dict(slot.environment) for slot in device_slots(["0", "3"])] == [
-        {"CUDA_VISIBLE_DEVICES": "0"},
-        {"CUDA_VISIBLE_DEVICES": "3"},
-    ]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for visible, expected in ((None, ["0", "3", "0"]), ("7,6,5,GPU-4", ["7", "GPU-4", "7"])):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        slots = device_slots(["0", "3", "0"])
+        assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == expected
+        assert [slot.name for slot in slots] == ["GPU 0", "GPU 3", "GPU 0"]
+    with pytest.raises(RecipeError, match="--devices: got '4', takes 0, 1, 2, 3"):
+        device_slots(["4"])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(scheduling, "available_cores", lambda: 6)
     assert [slot.environment["OMP_NUM_THREADS"] for slot in processor_slots(4)] == ["1"] * 4

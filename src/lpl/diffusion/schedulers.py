@@ -37,11 +37,17 @@ def predicted_latent(scheduler: Any, output: Tensor, noisy: Tensor, timesteps: T
         ValueError: a scheduler that can't add noise or whose prediction type is unknown, timesteps outside its
             schedule, or shapes that don't fit.
     """
+    if not isinstance(output, Tensor):
+        raise ValueError(f"output: got {type(output).__name__}, takes the denoiser's tensor, such as its `.sample`")
+    if isinstance(scheduler, type):
+        raise ValueError(f"scheduler: got the class {scheduler.__name__}, takes an instance of it")
     precision = torch.promote_types(output.dtype, torch.float32)
     output, noisy = _mean_of(output.to(precision), noisy, scheduler), noisy.to(precision)
     timesteps = torch.as_tensor(timesteps, device=noisy.device).reshape(-1)
     if len(timesteps) not in (1, len(noisy)):
         raise ValueError(f"timesteps: got {len(timesteps)}, takes one for each of {len(noisy)} samples, or one for all")
+    if not timesteps.is_floating_point():
+        timesteps = timesteps.long()
     timesteps = timesteps.expand(len(noisy))
     if isinstance(scheduler, DiffusionPath):
         scheduler.check_timesteps(timesteps)

@@ -60,13 +60,15 @@ def passing(sigma: Tensor | float | None, sigma_threshold: float | None, predict
         prediction: of batch size B.
 
     Raises:
-        ValueError: `sigma` is missing, of another size, negative or NaN.
+        ValueError: `sigma` is missing, of another size, negative, NaN, or a tensor of integers, as timesteps are.
     """
     everything = torch.arange(len(prediction))
     if sigma_threshold is None:
         return everything.to(prediction.device)
     if sigma is None:
         raise ValueError("sigma: missing; pass σ_t of each sample, or set sigma_threshold=None for no gate")
+    if isinstance(sigma, Tensor) and not sigma.is_floating_point():
+        raise ValueError(f"sigma: got {sigma.dtype}, takes floats: noise-to-signal ratios b_t/a_t, and no timesteps")
     sigma = torch.as_tensor(sigma).detach().reshape(-1).cpu()  # which waits for a GPU once; choosing there would, too
     if sigma.numel() not in (1, len(prediction)):
         raise ValueError(

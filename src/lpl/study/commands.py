@@ -58,7 +58,7 @@ def study_command(name: str | None, overrides: Sequence[str], options: StudyOpti
     from .scheduling import device_slots, processor_slots
     from .study import run_study
 
-    slots = device_slots(options.devices.split(",")) if options.devices else []
+    slots = device_slots(options.devices.split(",")) if options.devices is not None else []
     slots = processor_slots(options.jobs) if options.jobs else slots
     run_study(study, options.output, console, options.store, slots)
 

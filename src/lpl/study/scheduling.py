@@ -21,6 +21,7 @@ from typing import IO
 
 from rich.console import Console
 
+from ..config import RecipeError
 from ..reports.wording import duration
 from ..training.run_folder import write_text
 from .running import Job, carry_out, job_to_json
@@ -55,8 +56,24 @@ class Outcome:
 
 
 def device_slots(devices: Sequence[str]) -> list[Slot]:
-    """One process a GPU."""
-    return [Slot(f"GPU {device}", {"CUDA_VISIBLE_DEVICES": device}) for device in devices]
+    """One process a GPU.
+
+    Args:
+        devices: numbers of GPUs, as this process sees them; one may be named several times.
+
+    Raises:
+        RecipeError: a GPU that this machine doesn't have.
+    """
+    import torch
+
+    found = [str(number) for number in range(torch.cuda.device_count())]
+    for device in devices:
+        if device not in found:
+            takes = f"takes {', '.join(found)}" if found else "torch finds no GPU here; --jobs runs on the CPU"
+            raise RecipeError(f"--devices: got {device!r}, {takes}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # of which torch counts alone
+    names = found if visible is None else visible.split(",")
+    return [Slot(f"GPU {device}", {"CUDA_VISIBLE_DEVICES": names[int(device)].strip()}) for device in devices]
 
 
 def processor_slots(count: int) -> list[Slot]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..gate import GatedTerms
+from ..gate import GatedTerms, check_pair
 from ..perceptual import PerceptualTerms
 
 Terms = PerceptualTerms | GatedTerms
@@ -28,12 +28,17 @@ class Estimator(nn.Module):
         loss: an exact loss or another estimator; called as `loss(prediction, target, sigma, return_terms=True)`.
         seed: of the draws. Ranks of a distributed run should have different ones, except for `EveryKth`.
 
+    Raises:
+        ValueError: `loss` is none.
+
     Attributes:
         step: number of the next call, from 0; may be set at any time.
     """
 
     def __init__(self, loss: nn.Module, seed: int = 0) -> None:
         super().__init__()
+        if not isinstance(loss, nn.Module) or not hasattr(loss, "sigma_threshold"):
+            raise ValueError(f"loss: got {type(loss).__name__}, takes a loss, such as LatentPerceptualLoss(vae)")
         self.loss: Any = loss
         self.seed = seed
         self.step = 0
@@ -46,6 +51,7 @@ class Estimator(nn.Module):
         The terms are those of the loss inside. `per_sample` holds the samples' estimates: zero for those left out, and
         more than their loss for those reweighted, so that its mean is the estimate.
         """
+        check_pair(prediction, target)
         if not self.training:
             return self.loss(prediction, target, sigma, return_terms=return_terms)
         if isinstance(self.loss, Estimator):

@@ -37,7 +37,7 @@ class EveryKth(Estimator):
 
     def __init__(self, loss: nn.Module, k: int, at_random: bool = False, rescale: bool = True, seed: int = 0) -> None:
         super().__init__(loss, seed)
-        if k < 1:
+        if not isinstance(k, int) or k < 1:
             raise ValueError(f"k: got {k}, takes a positive integer")
         self.k = k
         self.at_random = at_random

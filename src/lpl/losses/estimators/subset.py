@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..gate import passing
+from ..gate import passing, refuse_nan
 from .base import Estimator, Terms, scaled_shares, sigma_of_each
 from .sampling import draw, inclusion_probabilities
 
@@ -70,7 +70,7 @@ class GatedSubset(Estimator):
         super().__init__(loss, seed)
         if (count is None) == (fraction is None):
             raise ValueError(f"count, fraction: got {count} and {fraction}, takes one of the two")
-        if count is not None and count < 1:
+        if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"count: got {count}, takes a positive integer")
         if fraction is not None and not 0 < fraction <= 1:
             raise ValueError(f"fraction: got {fraction}, takes a number above 0, at most 1")
@@ -109,6 +109,8 @@ class GatedSubset(Estimator):
         even = torch.ones(len(passed), dtype=torch.float64, device=prediction.device)
         if self.importance == "uniform":
             return even
+        for name, latents in (("prediction", prediction), ("target", target)):
+            refuse_nan(name, latents[passed])
         proxy = self.importance if callable(self.importance) else PROXIES[self.importance]
         sizes = proxy(prediction[passed], target[passed], None if sigma is None else sigma[passed]).double()
         if sizes.shape != even.shape or not bool((torch.isfinite(sizes) & (sizes >= 0)).all()):
