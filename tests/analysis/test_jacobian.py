@@ -50,7 +50,7 @@ def test_every_kind_has_a_metric(name: str) -> None:
     assert product.item() == pytest.approx(pushed.square().sum().item(), rel=1e-3)
     assert torch.allclose(metric.push(torch.cat([direction, direction]))[1:], pushed, rtol=1e-3, atol=1e-4)
     # A codebook's steps have no derivative, its gradient is passed straight through; dc computes parts in float32.
-    if name not in ("vq", "vq_spatial", "dc"):
+    if name not in ("vq", "dc"):
         autoencoder.model.double()
         function, step = decode_map(autoencoder), 1e-6
         near = [function(point.double() + sign * step * direction.double()) for sign in (1, -1)]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import zoo
 from lpl.autoencoders import TAEF2, Autoencoder, LatentScaling, load_autoencoder, scaling_of
@@ -97,6 +98,55 @@ def test_says_what_a_folder_lacks(tmp_path: Path) -> None:
     (tmp_path / "other" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(ValueError, match="names the class UNet2DModel, takes AsymmetricAutoencoderKL"):
         load_autoencoder(tmp_path / "other")
+
+
+def test_a_pipelines_folder_says_where_its_autoencoder_is(tmp_path: Path) -> None:
+    for part, config in {"a_text_encoder": "{}", "scheduler": "{", "unet": '{"_class_name": "UNet2DModel"}'}.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(config)
+    with pytest.raises(FileNotFoundError, match=r"decoder.safetensors \(TAEF2\)$"):
+        load_autoencoder(tmp_path)
+    zoo.make("tiny").save_pretrained(tmp_path / "vae")
+    for subfolder in (None, "vea"):
+        with pytest.raises(FileNotFoundError, match="there is an autoencoder in .*vae: give subfolder: vae"):
+            load_autoencoder(tmp_path, subfolder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"_class_name": "Auto', r"vae/config.json: is not JSON \(Unterminated string.*\); download or save"),
+        ('["AutoencoderKL"]', "vae/config.json: holds a list, takes an autoencoder's settings by name"),
+    ],
+)
+def test_names_a_configuration_that_cant_be_read(config: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=message):
+        load_autoencoder(tmp_path / "vae")
+
+
+@pytest.mark.parametrize("kept", [None, 0, 4, 1000])
+def test_names_a_folder_whose_weights_cant_be_read(kept: int | None, tmp_path: Path) -> None:
+    """Missing, empty, or cut short within the header or the numbers."""
+    zoo.make("tiny").save_pretrained(tmp_path / "vae")
+    weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if kept is not None:
+        weights.write_bytes(whole[:kept])
+    with pytest.raises(ValueError, match="vae: holds no AutoencoderTiny that can be loaded .* may be missing or cut"):
+        load_autoencoder(tmp_path, "vae")
+
+
+def test_names_a_file_that_is_not_taef2s(tmp_path: Path) -> None:
+    for name in ("encoder", "decoder"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="encoder.safetensors: does not hold TAEF2's encoder"):
+        load_autoencoder(tmp_path)
+    save_file(TAEF2().decoder.state_dict(), tmp_path / "encoder.safetensors")
+    with pytest.raises(ValueError, match="encoder.safetensors: does not hold TAEF2's encoder"):
+        load_autoencoder(tmp_path)
 
 
 def test_an_unknown_name_is_no_folder_and_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ from torch import nn
 import zoo
 from layouts import channels_last
 from lpl import DecoderFeatures
-from lpl.autoencoders import TAEF2, LatentScaling
+from lpl.autoencoders import TAEF2, Autoencoder, LatentScaling
 
 # What each model's pipeline does to the diffusion model's latents before `decode`, written out from the pipelines.
+DECODE_OPTIONS = {"vq_spatial": {"force_not_quantize": True}}
 
 
 def undo_scaling(name: str, model: nn.Module, latents: torch.Tensor) -> torch.Tensor:
@@ -28,6 +29,8 @@ def undo_scaling(name: str, model: nn.Module, latents: torch.Tensor) -> torch.Te
         mean = torch.tensor(config.latents_mean).view(1, 4, 1, 1)
         std = torch.tensor(config.latents_std).view(1, 4, 1, 1)
         return latents * std / config.scaling_factor + mean
+    if name == "vq_spatial":  # Kandinsky's pipelines: movq.decode(latents, force_not_quantize=True)
+        return latents
     return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
 
 
@@ -44,7 +47,7 @@ def hooked(name: str, model: nn.Module, latents: torch.Tensor, blocks: tuple[str
         module = model.decoder.get_submodule(block)
         hooks.append(module.register_forward_hook(lambda _m, _i, output, block=block: seen.update({block: output})))
     with torch.no_grad():
-        model.decode(undo_scaling(name, model, latents))
+        model.decode(undo_scaling(name, model, latents), **DECODE_OPTIONS.get(name, {}))
     for hook in hooks:
         hook.remove()
     return seen
@@ -89,25 +92,6 @@ def test_nothing_past_the_last_block_is_run_or_kept() -> None:
     assert kept == sum(p.numel() for module in used for p in module.parameters()), names
 
 
-def test_hooked_decoder_stops_after_the_last_block() -> None:
-    ran: list[int] = []
-
-    class Layer(nn.Module):
-        def __init__(self, index: int) -> None:
-            super().__init__()
-            self.index = index
-            self.conv = nn.Conv2d(4, 4, 3, padding=1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            ran.append(self.index)
-            return self.conv(x)
-
-    decoder = nn.Sequential(*(Layer(index) for index in range(4)))
-    maps = DecoderFeatures(decoder, blocks=["2", "0"])(torch.randn(1, 4, 5, 5))
-    assert ran == [0, 1, 2]
-    assert set(maps) == {"0", "2"}
-
-
 def test_the_callers_autoencoder_is_left_as_it_was() -> None:
     model = zoo.make("stable_diffusion").train()
     before = copy.deepcopy(model.state_dict())
@@ -137,18 +121,6 @@ def test_training_mode_of_the_original_does_not_reach_the_features() -> None:
     features = DecoderFeatures(model, blocks=["2"]).train()
     latents = torch.randn(2, 4, 5, 5)
     assert torch.equal(features(latents)["2"], features(latents)["2"])
-
-
-def test_tiling_and_slicing_do_not_change_the_features() -> None:
-    model = zoo.make("stable_diffusion")
-    model.enable_tiling()
-    model.enable_slicing()
-    by_path = DecoderFeatures(model, blocks=["decoder.mid_block"])
-    by_name = DecoderFeatures(model, blocks=["mid_block"])
-    latents = latents_for(by_name, height=24, width=24)
-    torch.testing.assert_close(by_path(latents)["decoder.mid_block"], by_name(latents)["mid_block"])
-    assert model.use_tiling
-    assert model.use_slicing
 
 
 def test_force_upcast_weights_in_half_precision_run_in_float32() -> None:
@@ -213,6 +185,8 @@ def test_an_unknown_kind_needs_block_names() -> None:
         (torch.zeros(1, 3, 4, 4), r"latents: got shape \(1, 3, 4, 4\)"),
         (torch.zeros(1, 4, 4, 4, dtype=torch.int64), "latents: got torch.int64"),
         (torch.zeros(4), "latents: got shape"),
+        (torch.zeros(1, 4, 4), r"latents: got shape \(1, 4, 4\), AutoencoderKL takes \(B, 4, h, w\)$"),
+        (torch.zeros(1, 4, 2, 4, 4), r"takes \(B, 4, h, w\); frames of a video go into the batch"),
         (torch.zeros(1, 4, 4, 4, device="meta"), "latents: on meta"),
     ],
 )
@@ -231,6 +205,59 @@ def test_real_taef2_features(shared) -> None:
         torch.testing.assert_close(value, expected[block], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["flux2", "vq_spatial", "taef2"])
+def test_an_autoencoder_stands_for_the_model_in_it(name: str) -> None:
+    """Its own `decode` keeps no gradient."""
+    autoencoder = Autoencoder(zoo.make(name))
+    expected, features = DecoderFeatures(autoencoder.model), DecoderFeatures(autoencoder)
+    latents = latents_for(expected).requires_grad_()
+    maps = features(latents)
+    for block, value in expected(latents).items():
+        assert torch.equal(maps[block], value)
+    assert all(value.requires_grad for value in maps.values())
+
+
+def test_an_autoencoders_scaling_is_its_own() -> None:
+    autoencoder = Autoencoder(zoo.make("sd3"))
+    autoencoder.scaling = LatentScaling(std=2.0)
+    latents = torch.randn(1, 16, 4, 4)
+    expected = DecoderFeatures(autoencoder.model, scaling=LatentScaling())(2 * latents)
+    assert torch.equal(DecoderFeatures(autoencoder)(latents)["mid_block"], expected["mid_block"])
+    overridden = DecoderFeatures(autoencoder, scaling=LatentScaling())(2 * latents)
+    assert torch.equal(overridden["mid_block"], expected["mid_block"])
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "tiny"])
+def test_a_first_look_in_inference_mode_does_not_spoil_training(name: str) -> None:
+    features = DecoderFeatures(zoo.make(name))
+    with torch.inference_mode():
+        features(latents_for(features))
+    latents = latents_for(features).requires_grad_()
+    sum(value.square().mean() for value in features(latents).values()).backward()
+    assert latents.grad is not None
+
+
+def test_weights_loaded_in_inference_mode_can_be_trained_through() -> None:
+    with torch.inference_mode():
+        features = DecoderFeatures(zoo.make("playground"), dtype=torch.bfloat16)
+        features(latents_for(features))
+    latents = latents_for(features).requires_grad_()
+    sum(value.float().square().mean() for value in features(latents).values()).backward()
+    assert latents.grad is not None
+
+
+def test_features_follow_weights_written_behind_autograds_back() -> None:
+    """As fused optimizers and averaged weights' `data.copy_` write them."""
+    model = zoo.make("stable_diffusion")
+    features = DecoderFeatures(model)
+    latents = latents_for(features)
+    features(latents)
+    for parameter in model.parameters():
+        parameter.data.copy_(parameter.data + 0.05 * torch.randn_like(parameter))
+    expected = DecoderFeatures(model)(latents)
+    assert all(torch.equal(value, expected[block]) for block, value in features(latents).items())
+
+
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_channels_last_latents_give_the_same_features(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As half-precision latents are laid out on a GPU."""
@@ -244,3 +271,38 @@ def test_channels_last_latents_give_the_same_features(name: str, monkeypatch: py
     for block, maps in found.items():
         torch.testing.assert_close(maps, expected[block], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-5 * float(expected_gradient.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("stabilityai/sd-vae",), "autoencoder: got str, takes a module; load it first"),
+        (
+            (zoo.make("stable_diffusion"), [0, 1]),
+            r"blocks: got \[0, 1\], takes a non-empty list of different block names",
+        ),
+        ((zoo.make("stable_diffusion"), True), "blocks: got True, takes a number of blocks"),
+        ((zoo.make("stable_diffusion"), ["nosuch"]), r"has no block 'nosuch'\. It has: mid_block, up_blocks.0"),
+        (
+            (zoo.make("stable_diffusion"), 1, None, None, "bfloat16"),
+            "dtype: got 'bfloat16', takes a floating-point type",
+        ),
+        (
+            (zoo.make("stable_diffusion"), 1, None, None, torch.int8),
+            "dtype: got torch.int8, takes a floating-point type",
+        ),
+    ],
+)
+def test_what_is_no_autoencoder_or_none_of_its_blocks_is_named(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DecoderFeatures(*arguments)
+
+
+def test_a_compiled_autoencoder_is_the_one_inside() -> None:
+    model = zoo.make("stable_diffusion")
+    compiled = torch.compile(model)
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected, actual = DecoderFeatures(model)(latents), DecoderFeatures(compiled)(latents)
+    assert list(actual) == list(expected)
+    for name, maps in expected.items():
+        torch.testing.assert_close(actual[name], maps)

@@ -246,6 +246,11 @@ def test_subclasses_are_known_and_new_classes_can_be_registered(monkeypatch):
             "condition: FluxTransformer2DModel needs guidance",
         ),
         (
+            flux,
+            {"encoder_hidden_states": TEXT, "pooled_projections": POOLED, "guidance": torch.full((BATCH,), 3.5)},
+            "condition: got guidance, which this FluxTransformer2DModel has no embedding for .*; leave it out",
+        ),
+        (
             lambda: pixart(use_additional_conditions=True, attention_head_dim=12, cross_attention_dim=24),
             {"encoder_hidden_states": TEXT},
             "condition: PixArtTransformer2DModel needs added_cond_kwargs",

@@ -115,8 +115,46 @@ def test_half_precision_is_close(mmdit):
 
 
 @pytest.mark.parametrize(
+    ("make", "condition"),
+    [(sd3, SD3), (text_unet, {"encoder_hidden_states": TEXT, "encoder_attention_mask": torch.ones(2, 5)})],
+)
+def test_conditions_are_cast_with_the_latents(make, condition):
+    exact = hidden_states(adapt(make()))(LATENTS, CONDITIONING, **condition)
+    rough = hidden_states(adapt(make()), dtype=torch.bfloat16)(LATENTS, CONDITIONING, **condition)
+    assert rough.dtype == torch.bfloat16
+    assert (rough - exact).norm() < 0.05 * exact.norm()
+
+
+def test_conditions_within_mappings_are_cast_and_numbers_kept():
+    """Sizes and positions are embedded as the numbers they are, which half precision would round."""
+    seen = {}
+
+    class Taking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.transformer = nn.Module()
+            self.transformer.transformer_blocks = nn.ModuleList([nn.Linear(8, 8)])
+
+        def forward(self, latents, conditioning, labels=None, **condition):
+            seen.update(condition)
+            return self.transformer.transformer_blocks[0](latents)
+
+    time_ids, mask = torch.tensor([[1023.0]]), torch.ones(2, 5, dtype=torch.bool)
+    added = {"text_embeds": POOLED, "time_ids": time_ids, "image_embeds": [TEXT]}
+    hidden = hidden_states(Taking(), dtype=torch.bfloat16)
+    hidden(LATENTS, CONDITIONING, added_cond_kwargs=added, mask=mask, scale=0.5)
+    assert seen["added_cond_kwargs"]["text_embeds"].dtype == torch.bfloat16
+    assert seen["added_cond_kwargs"]["image_embeds"][0].dtype == torch.bfloat16
+    assert torch.equal(seen["added_cond_kwargs"]["time_ids"], time_ids)
+    assert seen["mask"] is mask
+    assert seen["scale"] == 0.5
+    assert added["text_embeds"] is POOLED
+
+
+@pytest.mark.parametrize(
     ("make", "depth", "message"),
     [
+        (lambda: adapt(dit()), "midle", "depth: got midle, .* 1 to 2, or shallow, middle, deep"),
         (lambda: adapt(dit()), 3, "depth: got 3, this denoiser takes the number of a block, 1 to 2, or shallow"),
         (lambda: adapt(unet()), "deep", "depth: got deep, UNet2DModel takes middle, its mid block"),
         (lambda: nn.Linear(1, 1), "middle", "denoiser: Linear has neither transformer blocks nor a mid block"),

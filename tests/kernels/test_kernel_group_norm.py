@@ -46,3 +46,19 @@ def test_half_precision_rounds_once(device: torch.device, dtype: torch.dtype) ->
     assert output.dtype == dtype
     # Triton's interpreter cuts digits off where hardware rounds to nearest.
     assert (output - expected).norm() < torch.finfo(dtype).eps * expected.norm()
+
+
+@pytest.mark.parametrize("activation", ["silu", "relu"])
+def test_nan_is_handed_on(device: torch.device, activation: str) -> None:
+    torch.manual_seed(0)
+    maps = channels_last(torch.randn(2, 4, 5, 5, device=device))
+    maps[0, 0, 1, 1] = torch.nan
+    weight, bias = torch.randn(2, 4, device=device)
+    wide = maps.clone().requires_grad_()
+    normal = F.group_norm(wide, 2, weight, bias, 1e-6)
+    expected = F.silu(normal) if activation == "silu" else F.relu(normal)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), wide)
+    output, statistics = forward(maps, None, weight, bias, 2, 1e-6, activation)
+    gradient = backward(torch.ones_like(maps), maps, None, weight, bias, statistics, activation)
+    assert torch.equal(output.isnan(), expected.isnan())
+    assert torch.equal(gradient.isnan(), expected_gradient.isnan())

@@ -134,7 +134,8 @@ class Given(nn.Module):
         self.block0, self.block1, self.block2 = nn.Identity(), nn.Identity(), nn.Identity()
 
     def decode(self, latents: torch.Tensor) -> None:
-        for block, maps in zip((self.block0, self.block1, self.block2), self.maps.pop(0), strict=True):
+        given = self.maps[0] if len(latents) == 1 else self.maps.pop(0)  # the first, of one sample, is a look ahead
+        for block, maps in zip((self.block0, self.block1, self.block2), given, strict=True):
             block(maps)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ..autoencoders import TAEF2, Autoencoder, DecoderFeatures
+from ..autoencoders import Autoencoder, DecoderFeatures
 from ..config import DataConfig
 from ..data import PHOTOGRAPHS, ImageSource, UnreadableImage, crop_and_resize, open_images, seeded_generator
 from ..errors import LplError
@@ -182,14 +182,7 @@ def decode_map(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]:
     Unlike `Autoencoder.decode` it keeps the gradient, and values beyond [−1, 1] as they are: the derivative of a
     clamped pixel is zero, which says nothing of the decoder.
     """
-    unit_range = isinstance(autoencoder.model, TAEF2)  # the one model whose images are in [0, 1]
-
-    def decode(latents: Tensor) -> Tensor:
-        decoded = autoencoder.model.decode(autoencoder.scaling.to_autoencoder(latents).to(autoencoder.dtype))
-        images = getattr(decoded, "sample", decoded).to(latents.dtype)
-        return images * 2 - 1 if unit_range else images
-
-    return decode
+    return autoencoder.decode_unclamped
 
 
 def untracked(items: Sequence[Item], description: str) -> Iterable[Item]:

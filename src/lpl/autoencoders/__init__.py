@@ -2,7 +2,8 @@
 
 from .blocks import DecoderLayout, known_autoencoders, register_layout
 from .codec import Autoencoder
-from .features import DecoderFeatures, frozen_copy
+from .features import DecoderFeatures
+from .frozen import frozen_copy
 from .loading import load_autoencoder
 from .scaling import LatentScaling, scaling_of
 from .taef2 import TAEF2

@@ -6,8 +6,8 @@ A further kind is one function here, decorated with the name of its class.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,23 +23,31 @@ class DecoderLayout:
         blocks: name → module, in the order they run. Names are module paths relative to the decoder.
         upscaling: image pixels per latent position along a side.
         takes_context: whether blocks are called with the stem's context as second argument.
+        decode_options: what the autoencoder's pipelines pass to its `decode` beside the latents.
     """
 
     stem: nn.Module
     blocks: dict[str, nn.Module]
     upscaling: int
     takes_context: bool = False
+    decode_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 Layout = Callable[[Any], DecoderLayout]
-_LAYOUTS: dict[str, Layout] = {}
+_LAYOUTS: dict[str, tuple[Layout, str | None]] = {}
 
 
-def register_layout(*class_names: str) -> Callable[[Layout], Layout]:
-    """Registers the layout of autoencoder classes, by name so that their library need not be imported."""
+def register_layout(*class_names: str, library: str | None = None) -> Callable[[Layout], Layout]:
+    """Registers the layout of autoencoder classes, by name so that their library need not be imported.
+
+    Args:
+        class_names: as in `AutoencoderKL`.
+        library: the package that the classes are from, as in `diffusers`: others use the same names for classes laid
+            out differently. None: any.
+    """
 
     def decorate(layout: Layout) -> Layout:
-        _LAYOUTS.update(dict.fromkeys(class_names, layout))
+        _LAYOUTS.update(dict.fromkeys(class_names, (layout, library)))
         return layout
 
     return decorate
@@ -50,12 +58,19 @@ def known_autoencoders() -> list[str]:
     return sorted(_LAYOUTS)
 
 
+def known_class(autoencoder: nn.Module) -> str | None:
+    """The registered class that an autoencoder is of, itself or by inheritance; None where there is none."""
+    for ancestor in type(autoencoder).__mro__:
+        _, library = _LAYOUTS.get(ancestor.__name__, (None, ""))
+        if library is None or library == ancestor.__module__.partition(".")[0]:
+            return ancestor.__name__
+    return None
+
+
 def layout_of(autoencoder: nn.Module) -> DecoderLayout | None:
     """The layout of an autoencoder's decoder, or None where its class is not a known one."""
-    for ancestor in type(autoencoder).__mro__:
-        if ancestor.__name__ in _LAYOUTS:
-            return _LAYOUTS[ancestor.__name__](autoencoder)
-    return None
+    name = known_class(autoencoder)
+    return None if name is None else _LAYOUTS[name][0](autoencoder)
 
 
 class Stem(nn.Module):
@@ -72,7 +87,7 @@ class Stem(nn.Module):
 
 
 class QuantizingStem(nn.Module):
-    """VQModel's: nearest codebook entry (straight-through gradient), then as usual; the entries are the context."""
+    """VQModel's: nearest codebook entry (straight-through gradient), then as usual."""
 
     def __init__(self, quantize: nn.Module, modules: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -80,8 +95,18 @@ class QuantizingStem(nn.Module):
         self.steps = nn.Sequential(*modules)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        quantized = self.quantize(latents)[0]
-        return self.steps(quantized), quantized
+        return self.steps(self.quantize(latents)[0]), None
+
+
+class ContextStem(nn.Module):
+    """MoVQ's: its spatial norms look at the latents in every block."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(*modules)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.steps(latents), latents
 
 
 class SoftClamp(nn.Module):
@@ -103,22 +128,30 @@ class RepeatingShortcut(nn.Module):
         return self.convolution(latents) + latents.repeat_interleave(self.repeats, dim=1)
 
 
-@register_layout("AutoencoderKL", "AsymmetricAutoencoderKL", "AutoencoderKLFlux2")
+@register_layout("AutoencoderKL", "AsymmetricAutoencoderKL", "AutoencoderKLFlux2", library="diffusers")
 def _kl(autoencoder: Any) -> DecoderLayout:
     decoder = autoencoder.decoder
     stem = Stem([autoencoder.post_quant_conv, decoder.conv_in])
     return DecoderLayout(stem, _mid_and_up(decoder), upscaling=_doublings(decoder.up_blocks))
 
 
-@register_layout("VQModel")
+@register_layout("VQModel", library="diffusers")
 def _vq(autoencoder: Any) -> DecoderLayout:
     decoder = autoencoder.decoder
-    stem = QuantizingStem(autoencoder.quantize, [autoencoder.post_quant_conv, decoder.conv_in])
-    spatial = autoencoder.config.norm_type == "spatial"
-    return DecoderLayout(stem, _mid_and_up(decoder), _doublings(decoder.up_blocks), takes_context=spatial)
+    blocks, upscaling = _mid_and_up(decoder), _doublings(decoder.up_blocks)
+    steps = [autoencoder.post_quant_conv, decoder.conv_in]
+    if is_movq(autoencoder):
+        options = {"force_not_quantize": True}
+        return DecoderLayout(ContextStem(steps), blocks, upscaling, takes_context=True, decode_options=options)
+    return DecoderLayout(QuantizingStem(autoencoder.quantize, steps), blocks, upscaling)
 
 
-@register_layout("AutoencoderTiny")
+def is_movq(autoencoder: Any) -> bool:
+    """Whether this is MoVQ, the VQModel with spatial norms, which Kandinsky uses unscaled and without its codebook."""
+    return known_class(autoencoder) == "VQModel" and autoencoder.config.norm_type == "spatial"
+
+
+@register_layout("AutoencoderTiny", library="diffusers")
 def _tiny(autoencoder: Any) -> DecoderLayout:
     layers = autoencoder.decoder.layers
     ends = [position for position, layer in enumerate(layers) if _ends_stage(layers, position)]
@@ -126,14 +159,14 @@ def _tiny(autoencoder: Any) -> DecoderLayout:
     return DecoderLayout(Stem([SoftClamp()]), blocks, upscaling=_scale_of_upsamplers(layers))
 
 
-@register_layout("TAEF2")
+@register_layout("TAEF2", library="lpl")
 def _taef2(autoencoder: Any) -> DecoderLayout:
     layers = autoencoder.decoder
     blocks = _segments(layers, autoencoder.block_positions)
     return DecoderLayout(Stem([]), blocks, upscaling=_scale_of_upsamplers(layers))
 
 
-@register_layout("AutoencoderDC")
+@register_layout("AutoencoderDC", library="diffusers")
 def _dc(autoencoder: Any) -> DecoderLayout:
     decoder = autoencoder.decoder
     stem = RepeatingShortcut(decoder.conv_in, decoder.in_shortcut_repeats) if decoder.in_shortcut else decoder.conv_in

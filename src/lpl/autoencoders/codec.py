@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blocks import layout_of
+from .blocks import known_autoencoders, layout_of
 from .scaling import scaling_of
 from .taef2 import TAEF2
 
@@ -25,15 +25,20 @@ class Autoencoder(nn.Module):
         scaling: between its latents and the diffusion model's.
         latent_channels: channels the diffusion model sees.
         downsampling: image pixels per latent position along a side, as the diffusion model sees it.
+        decode_options: what the model's pipelines pass to its `decode` beside the latents.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         layout = layout_of(model)
         if layout is None:
-            raise ValueError(f"model: {type(model).__name__} is not an autoencoder whose latents are known")
+            raise ValueError(
+                f"model: {type(model).__name__} is not an autoencoder whose latents are known: takes "
+                f"{', '.join(known_autoencoders())}, of diffusers or lpl"
+            )
         self.model: Any = model.requires_grad_(False).eval()
         self.scaling = scaling_of(model).to(self.device)  # the model may be on a GPU already
+        self.decode_options = dict(layout.decode_options)
         self.downsampling = layout.upscaling * self.scaling.patch
         channels = self.scaling.channels
         self.latent_channels = int(channels if channels is not None else getattr(model, "latent_channels", 0))
@@ -80,10 +85,14 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the diffusion model sees them → images, float32 (B, 3, H, W) clamped to [−1, 1]."""
-        unscaled = self.scaling.to_autoencoder(latents.to(self.device).float()).to(self.dtype)
-        decoded = self.model.decode(unscaled)
-        images = getattr(decoded, "sample", decoded).float()
-        return (images * 2 - 1 if self._unit_range else images).clamp(-1, 1)
+        return self.decode_unclamped(latents.to(self.device).float()).clamp(-1, 1)
+
+    def decode_unclamped(self, latents: Tensor) -> Tensor:
+        """As `decode`, but with its gradient and values beyond [−1, 1], of the latents' type and on their device."""
+        unscaled = self.scaling.to_autoencoder(latents).to(self.dtype)
+        decoded = self.model.decode(unscaled, **self.decode_options)
+        images = getattr(decoded, "sample", decoded).to(latents.dtype)
+        return images * 2 - 1 if self._unit_range else images
 
     def fingerprint(self) -> str:
         """A hash of kind, configuration, precision and weights: what encoded latents depend on."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..kernels import laid_out
 from .blocks import DecoderLayout, known_autoencoders, layout_of
+from .codec import Autoencoder
+from .frozen import frozen_copy
+from .hooked import HookedDecoder
 from .lean import make_lean
 from .lean.modules import Lean
 from .scaling import LatentScaling, scaling_of
-
-ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class DecoderFeatures(nn.Module):
@@ -29,8 +30,11 @@ class DecoderFeatures(nn.Module):
 
     Args:
         autoencoder: a diffusers AutoencoderKL, AsymmetricAutoencoderKL, AutoencoderTiny, VQModel, AutoencoderDC or
-            AutoencoderKLFlux2, a `TAEF2`, or any other module, given the names of its blocks. Another module is run by
-            its `decode` method where it has one, else by its `decoder`, else by calling it.
+            AutoencoderKLFlux2, a `TAEF2`, an `Autoencoder` of one of them, or any other module, given the names of its
+            blocks. Another module is run by its `decode` method where it has one, else by its `decoder`, else by
+            calling it; its first decode is preceded by one of a single sample, which goes past the last block. Weights
+            are shared: those that change later on count, but for changes on a GPU that autograd does not see (by
+            fused optimizers, or through `.data`), after which features are to be made anew.
         blocks: names of the blocks to return, in any order; by default every block of a known kind, or, given a
             number, the first so many of them. For any other module, paths of submodules relative to it, such as
             "decoder.up.3".
@@ -50,6 +54,7 @@ class DecoderFeatures(nn.Module):
         >>> maps = features(latents)  # {"mid_block": (B, 512, h, w), "up_blocks.0": (B, 512, 2h, 2w)}
     """
 
+    @torch.inference_mode(False)  # what is made here may be trained through, wherever it is made
     def __init__(
         self,
         autoencoder: nn.Module,
@@ -60,6 +65,11 @@ class DecoderFeatures(nn.Module):
         lean: bool = True,
     ) -> None:
         super().__init__()
+        autoencoder = getattr(autoencoder, "_orig_mod", autoencoder)  # of a compiled one, which runs the same modules
+        _check_types(autoencoder, dtype)
+        if isinstance(autoencoder, Autoencoder):
+            scaling = autoencoder.scaling if scaling is None else scaling
+            autoencoder = autoencoder.model
         layout = layout_of(autoencoder)
         self.scaling = copy.deepcopy(scaling) if scaling is not None else scaling_of(autoencoder)
         self.upscaling = upscaling if upscaling is not None else (layout.upscaling if layout else None)
@@ -97,12 +107,15 @@ class DecoderFeatures(nn.Module):
 
         Args:
             latents: (B, C, h, w) as the diffusion model sees them, on the decoder's device, of any floating type.
+                Frames of a video that an image decoder takes one by one go into the batch.
 
         Returns:
             name → (B, C_l, H_l, W_l), in the decoder's dtype (autocast's, where it is active).
 
         Raises:
-            ValueError: latents of the wrong rank, type, device or number of channels.
+            ValueError: latents of the wrong rank, type, device or number of channels; or, of a module of unknown kind,
+                a block that the decode does not run, runs more than once, or runs without gradients where they are
+                wanted.
         """
         self.check_latents(latents, "latents")
         # The affine map is done in float32 at least: half precision would lose digits of the statistics.
@@ -115,9 +128,10 @@ class DecoderFeatures(nn.Module):
             kind = latents.dtype if isinstance(latents, Tensor) else type(latents).__name__
             raise ValueError(f"{name}: got {kind}, takes a floating-point tensor")
         channels = self.scaling.channels
-        if latents.ndim < 3 or (channels is not None and latents.shape[1] != channels):
+        if latents.ndim != 4 or (channels is not None and latents.shape[1] != channels):
             wanted = f"(B, {channels if channels is not None else 'C'}, h, w)"
-            raise ValueError(f"{name}: got shape {tuple(latents.shape)}, {self.kind} takes {wanted}")
+            frames = "; frames of a video go into the batch, each as an image" if latents.ndim == 5 else ""
+            raise ValueError(f"{name}: got shape {tuple(latents.shape)}, {self.kind} takes {wanted}{frames}")
         if latents.device != self.device:
             raise ValueError(
                 f"{name}: on {latents.device}, but the decoder's copy is on {self.device}; "
@@ -157,61 +171,6 @@ class TruncatedDecoder(nn.Module):
         return features
 
 
-class _AllSeenError(Exception):
-    """Ends a decode once the last block wanted has run."""
-
-
-class HookedDecoder(nn.Module):
-    """Any module: its own decode, watched by hooks on a frozen copy and ended after the last block wanted."""
-
-    def __init__(self, autoencoder: nn.Module, wanted: Sequence[str]) -> None:
-        super().__init__()
-        self.names = tuple(wanted)
-        self.model = frozen_copy(autoencoder)
-        for disable in ("disable_tiling", "disable_slicing"):
-            if hasattr(self.model, disable):
-                getattr(self.model, disable)()
-        self._seen: dict[str, Tensor] = {}
-        for name in self.names:
-            self.model.get_submodule(name).register_forward_hook(self._hook(name))
-
-    def _hook(self, name: str) -> Any:
-        def remember(module: nn.Module, arguments: Any, output: Any) -> None:
-            value = output[0] if isinstance(output, tuple) else output
-            if not isinstance(value, Tensor):
-                raise ValueError(f"blocks: {name} outputs {type(output).__name__}, features are tensors")
-            self._seen[name] = value
-            if len(self._seen) == len(self.names):
-                raise _AllSeenError
-
-        return remember
-
-    def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        self._seen = {}
-        decode = getattr(self.model, "decode", None) or getattr(self.model, "decoder", None) or self.model
-        try:
-            decode(latents)
-        except _AllSeenError:
-            features, self._seen = {name: self._seen[name] for name in self.names}, {}
-            return features
-        missing = [name for name in self.names if name not in self._seen]
-        raise ValueError(f"blocks: decoding did not run {', '.join(missing)}")
-
-
-def frozen_copy(module: ModuleType) -> ModuleType:
-    """A copy in evaluation mode whose parameters and buffers share the original's memory and take no gradient.
-
-    The original keeps its mode, its `requires_grad` and its hooks; the copy's modules may be replaced freely.
-    """
-    shared: dict[int, Any] = {}
-    for parameter in module.parameters():
-        if type(parameter) is nn.Parameter:
-            shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    for buffer in module.buffers():
-        shared[id(buffer)] = buffer.detach()
-    return copy.deepcopy(module, shared).requires_grad_(False).eval()
-
-
 def plain_copy(features: DecoderFeatures) -> DecoderFeatures:
     """A copy that computes as the original modules do, without lean ones, so that its modules may be replaced freely.
 
@@ -219,14 +178,7 @@ def plain_copy(features: DecoderFeatures) -> DecoderFeatures:
     """
     copied: Any = copy.copy(features)
     copied._modules = {"scaling": copy.deepcopy(features.scaling)}
-    decoder = features.decoder
-    if isinstance(decoder, HookedDecoder):
-        model = frozen_copy(decoder.model)
-        for name in decoder.names:
-            model.get_submodule(name)._forward_hooks.clear()  # they report to the original
-        copied.decoder = HookedDecoder(model, decoder.names)
-    else:
-        copied.decoder = frozen_copy(decoder)
+    copied.decoder = frozen_copy(features.decoder)
     for module in copied.decoder.modules():
         if isinstance(module, Lean):
             module.__class__ = module.plain  # type: ignore[assignment]
@@ -238,27 +190,42 @@ def lay_channels_last(module: Any) -> None:
     module.to(memory_format=torch.channels_last)
 
 
+def _check_types(autoencoder: Any, dtype: Any) -> None:
+    """Refuses what is no module, and no floating-point type."""
+    if not isinstance(autoencoder, nn.Module):
+        raise ValueError(
+            f"autoencoder: got {type(autoencoder).__name__}, takes a module; load it first, for example by "
+            "diffusers.AutoencoderKL.from_pretrained(…)"
+        )
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype: got {dtype!r}, takes a floating-point type, such as torch.bfloat16")
+
+
 def _check_blocks(
     autoencoder: nn.Module, layout: DecoderLayout | None, blocks: Sequence[str] | int | None
 ) -> list[str]:
     """The blocks to use, each known to exist, or a message that says which there are."""
+    if isinstance(blocks, bool):
+        raise ValueError(f"blocks: got {blocks}, takes a number of blocks, or their names")
     if blocks is None or isinstance(blocks, int):
         if layout is None:
+            kind = type(autoencoder)
             raise ValueError(
-                f"blocks: needed for {type(autoencoder).__name__}, whose blocks are not known; name submodules that "
-                f"its decode runs through (known without: {', '.join(known_autoencoders())})"
+                f"blocks: needed for {kind.__name__} of {kind.__module__}, whose blocks are not known; name submodules "
+                f"that its decode runs through (known without: {', '.join(known_autoencoders())}, of diffusers or lpl)"
             )
         if blocks is not None and not 1 <= blocks <= len(layout.blocks):
             raise ValueError(f"blocks: got {blocks}, {type(autoencoder).__name__} has 1 to {len(layout.blocks)}")
         return list(layout.blocks)[:blocks]
-    if isinstance(blocks, str) or not blocks or len(set(blocks)) != len(blocks):
+    names_alone = isinstance(blocks, Sequence) and all(isinstance(name, str) for name in blocks)
+    if isinstance(blocks, str) or not names_alone or not blocks or len(set(blocks)) != len(blocks):
         raise ValueError(f"blocks: got {blocks!r}, takes a non-empty list of different block names")
     modules: Mapping[str, nn.Module] = dict(autoencoder.named_modules())
     for name in blocks:
         if not (layout and name in layout.blocks) and (name == "" or name not in modules):
             names = list(layout.blocks) if layout else [path for path in modules if path]
             near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             shown = ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
             raise ValueError(f"blocks: {type(autoencoder).__name__} has no block {name!r}{hint} It has: {shown}")
     if layout and any(name in layout.blocks for name in blocks) and not all(name in layout.blocks for name in blocks):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from .blocks import known_autoencoders
@@ -33,7 +36,7 @@ def load_autoencoder(
 
     Raises:
         FileNotFoundError: a folder without an autoencoder in it, or a name that is neither a folder nor reachable.
-        ValueError: an autoencoder of a kind that is not known.
+        ValueError: an autoencoder of a kind that is not known, or files that can't be read.
     """
     folder = DEMO if str(path) == "demo" else Path(path)
     inside = folder / subfolder if subfolder else folder
@@ -42,7 +45,7 @@ def load_autoencoder(
     elif (inside / "config.json").is_file():
         model = _from_diffusers(str(folder), subfolder, _class_name(inside / "config.json"))
     elif folder.exists():
-        raise FileNotFoundError(f"{inside}: holds neither config.json (diffusers) nor decoder.safetensors (TAEF2)")
+        raise FileNotFoundError(_without_autoencoder(inside, folder))
     else:
         model = _from_hub(str(path), subfolder)
     # nn.Module's own `to`: diffusers' warns that it casts, which is what is asked for.
@@ -51,8 +54,28 @@ def load_autoencoder(
     return Autoencoder(model)
 
 
+def _without_autoencoder(folder: Path, pipeline: Path) -> str:
+    """What a folder lacks, and where the autoencoder is if this is a pipeline's folder or within one."""
+    lacks = f"{folder}: holds neither config.json (diffusers) nor decoder.safetensors (TAEF2)"
+    for config in sorted(pipeline.glob("*/config.json")):
+        with suppress(ValueError):
+            if _settings(config).get("_class_name") in known_autoencoders():
+                return f"{lacks}; there is an autoencoder in {config.parent}: give subfolder: {config.parent.name}"
+    return lacks
+
+
 def _class_name(config: Path) -> str:
-    return str(json.loads(config.read_text(encoding="utf-8")).get("_class_name", "AutoencoderKL"))
+    return str(_settings(config).get("_class_name", "AutoencoderKL"))
+
+
+def _settings(config: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config}: is not JSON ({error}); download or save the autoencoder again") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{config}: holds a {type(settings).__name__}, takes an autoencoder's settings by name")
+    return settings
 
 
 def _from_diffusers(path: str, subfolder: str | None, class_name: str) -> nn.Module:
@@ -61,7 +84,14 @@ def _from_diffusers(path: str, subfolder: str | None, class_name: str) -> nn.Mod
     if class_name not in known_autoencoders() or not hasattr(diffusers, class_name):
         allowed = ", ".join(name for name in known_autoencoders() if hasattr(diffusers, name))
         raise ValueError(f"{path}: its config.json names the class {class_name}, takes {allowed}")
-    return getattr(diffusers, class_name).from_pretrained(path, subfolder=subfolder)
+    place = f"{path}/{subfolder}" if subfolder else path
+    try:
+        return getattr(diffusers, class_name).from_pretrained(path, subfolder=subfolder)
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"{place}: holds no {class_name} that can be loaded ({error}); its weights may be missing or cut short: "
+            "download or save the autoencoder again"
+        ) from error
 
 
 def _from_hub(name: str, subfolder: str | None) -> nn.Module:

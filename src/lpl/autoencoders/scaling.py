@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import is_movq, known_class
+
 
 class LatentScaling(nn.Module):
     """z_autoencoder = z · std + mean by channel, after undoing any packing of positions into channels.
@@ -71,19 +73,33 @@ def scaling_of(autoencoder: nn.Module) -> LatentScaling:
     A module without a configuration (such as one's own) has none: its latents are taken as they are.
     """
     config: Any = getattr(autoencoder, "config", None)
-    statistics = getattr(autoencoder, "bn", None)
-    if isinstance(statistics, nn.BatchNorm2d) and statistics.running_mean is not None:
-        patch = round((statistics.num_features / _setting(config, "latent_channels", statistics.num_features)) ** 0.5)
-        assert statistics.running_var is not None
-        std = (statistics.running_var.float() + statistics.eps).sqrt()
-        return LatentScaling(statistics.running_mean, std, patch, channels=statistics.num_features)
+    channels = _setting(config, "vq_embed_dim", None) or _setting(config, "latent_channels", None)
+    if is_movq(autoencoder):  # whose configuration has a scaling factor that no pipeline applies when it decodes
+        return LatentScaling(channels=channels)
+    if known_class(autoencoder) == "AutoencoderKLFlux2":
+        return _running_statistics(autoencoder, config.latent_channels)
     factor = float(_setting(config, "scaling_factor", 1.0))
-    mean = _setting(config, "latents_mean", None)
-    std = _setting(config, "latents_std", None)
+    mean, std = (_statistic(autoencoder, config, name) for name in ("latents_mean", "latents_std"))
     shift = float(_setting(config, "shift_factor", 0.0))
-    centre = torch.tensor(mean) + shift if mean is not None else shift
-    spread = torch.tensor(std) / factor if std is not None else 1.0 / factor
-    return LatentScaling(centre, spread, channels=_setting(config, "latent_channels", None))
+    centre = mean + shift if mean is not None else shift
+    spread = std / factor if std is not None else 1.0 / factor
+    return LatentScaling(centre, spread, channels=channels)
+
+
+def _running_statistics(autoencoder: Any, latent_channels: int) -> LatentScaling:
+    """FLUX.2's: those of a batch norm over packed latents."""
+    statistics = autoencoder.bn
+    patch = round((statistics.num_features / latent_channels) ** 0.5)
+    std = (statistics.running_var.float() + statistics.eps).sqrt()
+    return LatentScaling(statistics.running_mean, std, patch, channels=statistics.num_features)
+
+
+def _statistic(autoencoder: nn.Module, config: Any, name: str) -> Tensor | None:
+    """`latents_mean` or `latents_std` by channel, from the configuration or a buffer (LTX), where there is one."""
+    value = _setting(config, name, None)
+    if value is None:
+        value = dict(autoencoder.named_buffers(recurse=False)).get(name)
+    return None if value is None else torch.as_tensor(value, dtype=torch.float32)
 
 
 def _setting(config: Any, name: str, default: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -53,14 +54,18 @@ class TAEF2(nn.Module):
 
         Raises:
             FileNotFoundError: one of the two files is missing.
+            ValueError: one of them holds something else.
         """
         model = cls()
         for part in ("encoder", "decoder"):
             path = Path(folder) / f"{part}.safetensors"
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; a TAEF2 folder holds encoder and decoder.safetensors")
-            weights = {name: value.float() for name, value in load_file(path).items()}
-            getattr(model, part).load_state_dict(weights)
+            try:
+                weights = {name: value.float() for name, value in load_file(path).items()}
+                getattr(model, part).load_state_dict(weights)
+            except (SafetensorError, RuntimeError) as error:
+                raise ValueError(f"{path}: does not hold TAEF2's {part} ({error}); download it again") from error
         return model.eval()
 
     def encode(self, images: Tensor) -> Tensor:

@@ -294,6 +294,14 @@ class FluxAdapter(Adapter):
         )[0]
         return unpack(tokens, rows, columns)
 
+    def _check_condition(self, condition: dict[str, Any]) -> None:
+        super()._check_condition(condition)
+        if condition.get("guidance") is not None and not self.model.config.guidance_embeds:
+            raise ValueError(
+                f"condition: got guidance, which this {type(self.model).__name__} has no embedding for "
+                "(guidance_embeds is false); leave it out"
+            )
+
     def _needs(self) -> list[str]:
         needs = [TEXT, "pooled_projections"]
         return [*needs, "guidance"] if self.model.config.guidance_embeds else needs

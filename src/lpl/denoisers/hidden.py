@@ -6,7 +6,7 @@ Used by the Self-Perceptual loss (appendix A.4), which compares at different dep
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,6 +16,8 @@ Depth = Literal["shallow", "middle", "deep"] | int
 
 # Of the blocks: 8, 16 and 28 of the paper's 28 (MMDiT-XL/2).
 SHARES = {"shallow": 8 / 28, "middle": 16 / 28, "deep": 1.0}
+# Conditions that a model embeds as the numbers they are, at its own precision: sizes, positions, scales.
+NUMBERS = ("time_ids", "resolution", "aspect_ratio", "txt_ids", "img_ids", "guidance")
 BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks")  # of transformers, in the order they run
 
 
@@ -59,7 +61,7 @@ class HiddenStates(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' floating-point type, which latents are cast to."""
+        """The weights' floating-point type, which latents and conditions are cast to."""
         return next(parameter.dtype for parameter in self.denoiser.parameters() if parameter.is_floating_point())
 
     def forward(self, latents: Tensor, conditioning: Tensor, labels: Tensor | None = None, **condition: Any) -> Tensor:
@@ -72,7 +74,7 @@ class HiddenStates(nn.Module):
             condition: what else the denoiser takes.
         """
         try:
-            self.denoiser(latents.to(self.dtype), conditioning, labels, **condition)
+            self.denoiser(latents.to(self.dtype), conditioning, labels, **_cast(condition, self.dtype))
         except _BlockReachedError as reached:
             return reached.output
         raise RuntimeError(f"{self.block}: the denoiser did not run it")
@@ -80,6 +82,17 @@ class HiddenStates(nn.Module):
     def train(self, mode: bool = True) -> HiddenStates:
         """Stays in evaluation mode: the copy is frozen."""
         return super().train(False)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Floating-point tensors in `dtype`, within mappings and lists too, but for `NUMBERS`."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {name: some if name in NUMBERS else _cast(some, dtype) for name, some in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cast(some, dtype) for some in value]
+    return value
 
 
 def hidden_states(denoiser: nn.Module, depth: Depth = "middle", dtype: torch.dtype | None = None) -> HiddenStates:
@@ -123,8 +136,9 @@ def find_block(denoiser: nn.Module, depth: Depth) -> HiddenBlock:
 
 
 def _transformer_block(blocks: list[tuple[str, nn.Module]], depth: Depth) -> HiddenBlock:
-    number = depth if isinstance(depth, int) else max(1, round(SHARES[depth] * len(blocks)))
-    if not 1 <= number <= len(blocks):
+    share = SHARES.get(depth) if isinstance(depth, str) else None
+    number = depth if share is None else max(1, round(share * len(blocks)))
+    if not isinstance(number, int) or not 1 <= number <= len(blocks):
         raise ValueError(
             f"depth: got {depth}, this denoiser takes the number of a block, 1 to {len(blocks)}, or {', '.join(SHARES)}"
         )

@@ -183,7 +183,7 @@ def _apply(
         _, inside, place = tile(step, channel, present, positions, channels, steps, ROWS, BLOCK, EVEN)
         value = tl.load(maps + place, mask=inside, other=0.0).to(tl.float32)
         normal = (value - centre[None, :]) * scale + offset[None, :]
-        result = normal * sigmoid(normal) if SILU else tl.maximum(normal, 0.0)
+        result = normal * sigmoid(normal) if SILU else tl.where(normal < 0.0, 0.0, normal)  # maximum drops NaN
         tl.store(output + place, result.to(output.dtype.element_ty), mask=inside)
 
 
@@ -198,7 +198,7 @@ def _below(gradient, maps, place, inside, scale, centre, offset, SILU: tl.conste
         gate = sigmoid(normal)
         below = above * (gate + normal * gate * (1.0 - gate))
     else:
-        below = tl.where(normal > 0.0, above, 0.0)
+        below = tl.where(normal <= 0.0, 0.0, above)  # of NaN too
     return away, below
 
 

@@ -139,7 +139,7 @@ class LatentPerceptualLoss(nn.Module):
         check_threshold(sigma_threshold)
         if not 0 <= variance_floor < 1:
             raise ValueError(f"variance_floor: got {variance_floor}, takes a number from 0 to below 1")
-        if micro_batch is not None and micro_batch < 1:
+        if micro_batch is not None and (not isinstance(micro_batch, int) or micro_batch < 1):
             raise ValueError(f"micro_batch: got {micro_batch}, takes a positive integer, or None for all at once")
         if isinstance(autoencoder, DecoderFeatures):
             if any(value is not None for value in (blocks, scaling, upscaling, dtype)):
