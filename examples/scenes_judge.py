@@ -1,8 +1,9 @@
 """A feature extractor of one's own: the small scene classifier that judges runs on scenes-128.
 
-Use it by `lpl evaluate RUN extractor=examples/scenes_judge.py:judge`, or in a recipe or study by
-`evaluation.extractor=examples/scenes_judge.py:judge`, with the environment variable LPL_JUDGE naming the folder that holds the classifier's model.safetensors. Any function that returns an nn.Module, which
-maps images (B, 3, R, R) in [-1, 1] to features (B, D), will do in its place.
+Use it by `lpl evaluate RUN extractor=examples/scenes_judge.py:judge`, or in a recipe or a study by
+`evaluation.extractor=examples/scenes_judge.py:judge`, with the environment variable LPL_JUDGE naming the folder that
+holds the classifier's model.safetensors. Any function that returns an nn.Module, which maps images (B, 3, R, R) in
+[-1, 1] to features (B, D), will do in its place.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from lpl.data import open_images
 from lpl.evaluation.contrast import luminance
 from lpl.evaluation.extractors import load_extractor
 from lpl.evaluation.measures import MeasureSettings, compare
-from lpl.evaluation.reference import EvenlySpaced, ReferenceImages
+from lpl.evaluation.reference import ReferenceImages, Stratified
 from lpl.evaluation.run import recipe_of
 from lpl.evaluation.samples import SampleSet, open_samples
 from lpl.evaluation.summary import ImageSummary, SummarySettings, summarize
@@ -85,7 +85,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 class Changed:
     """Images, each changed in the same way."""
 
-    def __init__(self, images: SampleSet | EvenlySpaced, change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, images: SampleSet | Stratified, change: Callable[[Tensor], Tensor]) -> None:
         self.images, self.change = images, change
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -102,7 +102,7 @@ def main(run: str, sample_set: str = "default", extractor_name: str | None = Non
     reference = summarize(ReferenceImages(open_images(recipe.data, holdout=held_out), recipe.data), settings)
     samples = open_samples(run, sample_set)
     training = ReferenceImages(open_images(recipe.data), recipe.data)
-    spaced = EvenlySpaced(training, len(samples))
+    spaced = Stratified(training, len(samples))
 
     rows: dict[str, ImageSummary] = {}
     for what, change in track(CHANGES.items(), description="changes"):
