@@ -79,7 +79,7 @@ class TableSource(ImageSource):
 
     def fingerprint(self) -> str:
         """The table's fingerprint with the columns, the classes and every row's label."""
-        labels = None if self._label_column is None else list(self._table[self._label_column])
+        labels = None if self._label_column is None else self._table[self._label_column][:]
         return digest(self._fingerprint, self._image_column, self._label_column, self.classes, labels)
 
     def _read_bytes(self, value: Any, index: int) -> bytes:
