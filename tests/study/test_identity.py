@@ -25,6 +25,7 @@ from lpl.study.identity import (
     set_key,
 )
 from lpl.study.recipes import study_recipe
+from lpl.study.running import Measurement, reconstructions_file
 
 
 @pytest.fixture
@@ -152,3 +153,17 @@ def test_runs_with_a_loss_of_ones_own_are_told_apart_by_its_settings(studies: St
     assert hash(plain) == hash(training(power=1.0, bands=[1, {"low": 2}]))
     assert plain == training(power=1.0, bands=[1, {"low": 2}])
     assert len({plain, training(power=2), training()}) == 3
+
+
+def test_reconstructions_are_measured_for_each_number_of_samples() -> None:
+    """Distances depend on how many images they are of, so that studies of other sizes can't share them."""
+    recipe = Recipe()
+
+    def file(**sampling: object) -> Path:
+        settings = recipe.sampling.model_copy(update=sampling)
+        return reconstructions_file(
+            Path("store"), Measurement(3, settings, recipe.evaluation, "contents", "autoencoder")
+        )
+
+    assert file(count=96) != file(count=1000)
+    assert file(count=96) == file(count=96, seed=1, guidance_scale=2.0)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .images import IMAGE_SUFFIXES, UNLABELLED, DataError, ImageSource, check_index, decode_image, digest, digest_files
 
-UNREAD_IMAGES = frozenset({".avif", ".heic", ".heif", ".jxl", ".jp2", ".jpe", ".apng", ".psd", ".svg", ".dng", ".exr"})
+UNREAD_IMAGES = frozenset({".avif", ".heic", ".heif", ".jxl", ".jp2", ".apng", ".psd", ".svg", ".dng", ".exr"})
 SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 logger = logging.getLogger(__name__)

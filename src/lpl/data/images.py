@@ -14,7 +14,9 @@ from PIL import Image, ImageOps
 
 from ..errors import LplError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+)
 DIGESTED_FILES = 1024  # whose content is sampled
 DIGESTED_BLOCKS = 16  # of each of them
 BLOCK_BYTES = 4096

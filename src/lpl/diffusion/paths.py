@@ -120,7 +120,8 @@ class DDPM(DiffusionPath):
 
     def coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(√ᾱ_t, √(1 − ᾱ_t)), each float32 of shape (B,)."""
-        self._refuse_floats(timesteps)
+        if timesteps.is_floating_point():
+            raise self._refusal(timesteps.dtype)
         if self._coefficients.device != timesteps.device:
             self._coefficients = self._coefficients.to(timesteps.device)
         a, b = self._coefficients[:, timesteps]
@@ -128,18 +129,14 @@ class DDPM(DiffusionPath):
 
     def check_timesteps(self, timesteps: Tensor) -> None:
         """Takes integers from 0 to T − 1."""
-        self._refuse_floats(timesteps)
+        if timesteps.is_floating_point():
+            raise self._refusal(timesteps.dtype)
         outside = timesteps[(timesteps < 0) | (timesteps >= self.num_timesteps)]
         if len(outside):
-            raise ValueError(
-                f"timesteps: got {outside[:5].tolist()}, DDPM takes integers from 0 to {self.num_timesteps - 1}"
-            )
+            raise self._refusal(outside[:5].tolist())
 
-    def _refuse_floats(self, timesteps: Tensor) -> None:
-        if timesteps.is_floating_point():
-            raise ValueError(
-                f"timesteps: got {timesteps.dtype}, DDPM takes integers from 0 to {self.num_timesteps - 1}"
-            )
+    def _refusal(self, given: object) -> ValueError:
+        return ValueError(f"timesteps: got {given}, DDPM takes integers from 0 to {self.num_timesteps - 1}")
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Uniform integers, int64 of shape (B,)."""

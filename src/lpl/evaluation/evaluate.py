@@ -195,7 +195,7 @@ def _reference_summary(job: _Job, bars: Progress, note: Callable[[str], object])
 
 
 def _cache_key(job: _Job) -> dict[str, Any]:
-    images = f"{job.fingerprint} {job.measures.config.reference_limit} stratified"
+    images = f"{job.fingerprint} {job.measures.config.reference_limit}"
     return summary_key(job.summaries, images, job.samples.resolution)
 
 

@@ -27,7 +27,7 @@ from .reference import Indexed, readable
 from .sliced_wasserstein import PatchSampler, PatchSettings
 from .spectrum import radial_power_spectrum
 
-CACHE_FORMAT = "1"  # part of every key: raise it when what a summary holds changes
+MEASURING = "2"  # part of the key of all that is kept of measuring: raise it when something would come out otherwise
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def cached_summary(
     Returns:
         The summary.
     """
-    text = json.dumps({"format": CACHE_FORMAT, **key}, sort_keys=True)
+    text = json.dumps({"format": MEASURING, **key}, sort_keys=True)
     file = folder / f"summary-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
     if file.is_file():
         try:

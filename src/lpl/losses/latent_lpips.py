@@ -149,10 +149,12 @@ class LatentLPIPS(nn.Module):
     def _maps(self, latents: Tensor) -> Sequence[Tensor]:
         """What the classifier makes of latents (B, C, h, w): maps (B, C_l, H_l, W_l) of each layer."""
         maps = self.network(latents)
-        given = [tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in maps]
-        if isinstance(maps, Tensor) or any(len(shape) != 4 or shape[0] != len(latents) for shape in given):
-            found = f"a tensor of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"{given}"
-            raise ValueError(f"classifier: gave {found}, takes a sequence of feature maps (B, C, H, W), one a layer")
+        takes = "takes a sequence of feature maps (B, C, H, W), one a layer"
+        if isinstance(maps, Tensor):
+            raise ValueError(f"classifier: gave a tensor of shape {tuple(maps.shape)}, {takes}")
+        shapes = [tuple(features.shape) for features in maps]
+        if any(len(shape) != 4 or shape[0] != len(latents) for shape in shapes):
+            raise ValueError(f"classifier: gave {shapes}, {takes}")
         if self._weighted not in (0, len(maps)):
             raise ValueError(f"channel_weights: got those of {self._weighted} layers, the classifier has {len(maps)}")
         return maps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,43 +56,25 @@ class Float16Range:
     outside: Tensor  # of the latest backward pass
 
     def enter(self, prediction: Tensor) -> Tensor:
-        """The prediction (N, …), as the decoder takes it."""
-        return _Enter.apply(prediction, self)
+        """The prediction (N, …), as the decoder takes it; gradients come out of the decoder here."""
+        return _with_gradient(prediction, self._put_back)
 
     def leave(self, per_sample: Tensor) -> Tensor:
-        """The losses (N,), each of its own sample alone."""
-        return _Leave.apply(per_sample, self)
+        """The losses (N,), each of its own sample alone; gradients go into the decoder here."""
+        return _with_gradient(per_sample, self._take_off)
+
+    def _take_off(self, gradient: Tensor) -> Tensor:
+        self.outside = gradient
+        return torch.full_like(gradient, FLOAT16_SCALE)
+
+    def _put_back(self, gradient: Tensor) -> Tensor:
+        outside = self.outside.reshape(-1, *[1] * (gradient.ndim - 1))
+        return (gradient * (outside / FLOAT16_SCALE)).to(gradient.dtype)
 
 
-class _Enter(torch.autograd.Function):
-    """The way into the decoder; gradients come out here."""
-
-    @staticmethod
-    def forward(ctx: Any, prediction: Tensor, within: Float16Range) -> Tensor:
-        """Returns the prediction."""
-        ctx.within = within
-        return prediction.view_as(prediction)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """∂ loss_n/∂ prediction_n, times what loss_n is multiplied by."""
-        outside = ctx.within.outside.reshape(-1, *[1] * (grad.ndim - 1))
-        return (grad * (outside / FLOAT16_SCALE)).to(grad.dtype), None
-
-
-class _Leave(torch.autograd.Function):
-    """The way out of the decoder; gradients go in here."""
-
-    @staticmethod
-    def forward(ctx: Any, per_sample: Tensor, within: Float16Range) -> Tensor:
-        """Returns the losses."""
-        ctx.within = within
-        return per_sample.view_as(per_sample)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """The scale, in place of what the losses are multiplied by."""
-        ctx.within.outside = grad
-        return torch.full_like(grad, FLOAT16_SCALE), None
+def _with_gradient(values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same values, with their gradient changed on its way back."""
+    values = values.view_as(values)
+    if values.requires_grad:
+        values.register_hook(change)
+    return values

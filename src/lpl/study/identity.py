@@ -163,10 +163,12 @@ def set_key(step: int, sampling: SamplingConfig) -> str:
 
 def evaluation_contents(evaluation: EvaluationConfig, data: DataConfig, known: Fingerprints) -> str:
     """What samples are measured with and against, by content: the settings, the reference and the extractor."""
+    from ..evaluation.summary import MEASURING
+
     settings = {key: value for key, value in evaluation.model_dump(mode="json").items() if key not in SPEED_SETTINGS}
     settings["extractor"] = known.extractor(evaluation.extractor)
     images = known.images(data, holdout=evaluation.reference == "holdout")
-    return digest(sorted(settings.items()), images, data.resolution, data.crop)
+    return digest(MEASURING, sorted(settings.items()), images, data.resolution, data.crop)
 
 
 def evaluation_key(step: int, sampling: SamplingConfig, contents: str) -> str:

@@ -163,13 +163,19 @@ def _measure(job: Job, run: Path, wanted: Measurement, progress: bool) -> None:
     _write_json(measurement_file(run, wanted), content)
 
 
+def reconstructions_file(store: Path, wanted: Measurement) -> Path:
+    """Where it lies how as many reconstructions as there are samples measure up, or would."""
+    key = digest(wanted.contents, wanted.autoencoder, wanted.sampling.count)[:10]
+    return store / RECONSTRUCTIONS / f"{key}.json"
+
+
 def _evaluate(recipe: Recipe, run: Path, wanted: Measurement, name: str, progress: bool) -> dict[str, Any]:
     """The set's entry; how reconstructions measure up does not depend on the run, and is measured once a store."""
     import torch
 
     from ..evaluation.run import evaluate_run
 
-    floor = run.parent / RECONSTRUCTIONS / f"{digest(wanted.contents, wanted.autoencoder)[:10]}.json"
+    floor = reconstructions_file(run.parent, wanted)
     known = json.loads(floor.read_text(encoding="utf-8")) if floor.is_file() else None
     entry = evaluate_run(
         run,

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,13 +72,19 @@ def train_autoencoder(recipe: AutoencoderRecipe) -> Path:
         TrainingDiverged: the loss became NaN or infinite.
         TrainingInterrupted: a signal asked it to stop.
     """
+    return once(recipe, lambda: _train(recipe, recipe.folder))
+
+
+def once(recipe: AutoencoderRecipe | TinyDecoderRecipe, train: Callable[[], None]) -> Path:
+    """The folder `autoencoder` of a run, trained unless it is there; one process at a time."""
     result = recipe.folder / "autoencoder"
     with held(recipe.folder):
         refuse_another(recipe.folder, recipe)
         if result.is_dir():
             say(f"{result}: is complete already")
         else:
-            _train(recipe, recipe.folder)
+            train()
+            shutil.rmtree(recipe.folder / "checkpoints")
     return result
 
 
@@ -94,7 +100,6 @@ def _train(recipe: AutoencoderRecipe, folder: Path) -> None:
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     seconds = run_steps(run, folder, heldout)
     _finish(run, folder, heldout, seconds)
-    shutil.rmtree(folder / "checkpoints")
 
 
 def training_crops(recipe: AutoencoderRecipe | TinyDecoderRecipe, source: ImageSource) -> CropMemory:

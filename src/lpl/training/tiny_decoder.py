@@ -9,7 +9,6 @@ Reference: Ollin Boer Bohan, *TAESD*, github.com/madebyollin/taesd (architecture
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..config import dump_recipe
 from ..data import open_images
 from .autoencoder import (
     HeldOut,
+    once,
     parameter_count,
     publish,
     record_finished,
@@ -29,7 +29,7 @@ from .autoencoder import (
     training_crops,
 )
 from .display import say
-from .run_folder import checkpoint_of, held, refuse_another, write_text
+from .run_folder import checkpoint_of, write_text
 from .tiny_decoder_recipe import TinyDecoderRecipe
 from .tiny_decoder_run import TinyDecoderRun
 
@@ -56,14 +56,7 @@ def train_tiny_decoder(recipe: TinyDecoderRecipe) -> Path:
         TrainingDiverged: the loss became NaN or infinite.
         TrainingInterrupted: a signal asked it to stop.
     """
-    result = recipe.folder / "autoencoder"
-    with held(recipe.folder):
-        refuse_another(recipe.folder, recipe)
-        if result.is_dir():
-            say(f"{result}: is complete already")
-        else:
-            _train(recipe, recipe.folder)
-    return result
+    return once(recipe, lambda: _train(recipe, recipe.folder))
 
 
 def _train(recipe: TinyDecoderRecipe, folder: Path) -> None:
@@ -80,7 +73,6 @@ def _train(recipe: TinyDecoderRecipe, folder: Path) -> None:
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     seconds = run_steps(run, folder, heldout)
     _finish(run, folder, heldout, seconds)
-    shutil.rmtree(folder / "checkpoints")
 
 
 def _full_autoencoder(recipe: TinyDecoderRecipe) -> Autoencoder:
